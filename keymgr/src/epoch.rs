@@ -1,1 +1,261 @@
-//! (being written)
+//! Epochs: the signed record of a share's key, and the key wrapped to each device.
+//!
+//! A record commits to its key, names the record before it by hash and seals that one's key under its own, so that
+//! who is given the newest key reads everything older. It is signed by an admin; an older record counts because a
+//! newer one names it, even when its maker was removed since. A wrap (X-Wing, then AES-256-GCM-SIV) is bound to
+//! share, epoch and device; it needs no signature, since a key other than the committed one is refused.
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use x_wing::{Decapsulate, Encapsulate};
+use zeroize::Zeroize;
+
+use crate::device::{self, DeviceKeys, Domain, Signature};
+use crate::devices::{DeviceList, Listed, Role};
+use crate::ids::{DeviceId, Epoch, ShareId};
+use crate::seal;
+use crate::secret::Secret32;
+use crate::share::ShareKeys;
+
+const FORMAT: u8 = 1;
+const MAX_BYTES: usize = 4096;
+
+/// Why an epoch's record or a wrap is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    #[error("not an epoch record or wrap, or damaged")]
+    Damaged,
+    #[error("the epoch record's format {0} is newer than this program; use a newer kith")]
+    Newer(u8),
+    #[error("the epoch record's signature is false")]
+    Forged,
+    #[error("the epoch was made by a device that is no admin")]
+    NotAdmin,
+    #[error("the key is not the one that the epoch record commits to")]
+    WrongKey,
+    #[error("a blind device gets no key")]
+    Blind,
+    #[error("this device holds no key of the epoch")]
+    NoKey,
+    #[error("the epoch record belongs to another share")]
+    OtherShare,
+    #[error("there are no epochs left")]
+    Exhausted,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Previous {
+    epoch: Epoch,
+    record: [u8; 32],
+    /// That epoch's key, sealed under this one's.
+    sealed: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Body {
+    format: u8,
+    share: ShareId,
+    epoch: Epoch,
+    author: DeviceId,
+    commitment: [u8; 32],
+    /// Who was removed when it was made, see [`DeviceList::removals`].
+    removals: [u8; 32],
+    previous: Option<Previous>,
+}
+
+/// The signed record of one epoch. Nothing in it is secret.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EpochRecord {
+    body: Body,
+    bytes: Vec<u8>,
+    signature: Signature,
+}
+
+impl EpochRecord {
+    /// The record of a new share's first epoch.
+    pub fn first(keys: &ShareKeys, admin: &DeviceKeys, list: &DeviceList) -> Result<Self, Error> {
+        let key = keys.key(Epoch::FIRST).ok_or(Error::NoKey)?;
+        Self::sign(admin, list, keys.share(), Epoch::FIRST, key, None)
+    }
+
+    /// A new epoch after `self`, with a random key, which `keys` holds from then on.
+    pub fn next(&self, keys: &mut ShareKeys, admin: &DeviceKeys, list: &DeviceList) -> Result<Self, Error> {
+        let before = keys.key(self.epoch()).ok_or(Error::NoKey)?;
+        self.check_key(keys.share(), before)?;
+        let epoch = next_number(self.epoch().max(keys.current()), keys.share(), &admin.id())?;
+        let key = Secret32::random();
+        let sealed = seal::seal(&previous_key(&key, keys.share(), epoch), &self.hash(), before.expose());
+        let previous = Previous { epoch: self.epoch(), record: self.hash(), sealed };
+        let record = Self::sign(admin, list, keys.share(), epoch, &key, Some(previous))?;
+        keys.insert(epoch, key);
+        Ok(record)
+    }
+
+    fn sign(
+        admin: &DeviceKeys,
+        list: &DeviceList,
+        share: ShareId,
+        epoch: Epoch,
+        key: &Secret32,
+        previous: Option<Previous>,
+    ) -> Result<Self, Error> {
+        if !list.is_admin(&admin.id()) {
+            return Err(Error::NotAdmin);
+        }
+        let body = Body {
+            format: FORMAT,
+            share,
+            epoch,
+            author: admin.id(),
+            commitment: commitment(key, share, epoch),
+            removals: list.removals(),
+            previous,
+        };
+        let bytes = postcard::to_allocvec(&body).map_err(|_| Error::Damaged)?;
+        let signature = admin.sign(Domain::EpochKey, &bytes);
+        Ok(Self { body, bytes, signature })
+    }
+
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [self.signature.as_bytes().as_slice(), &self.bytes].concat()
+    }
+
+    /// The shape and its author's signature. Whether that author may is [`EpochRecord::is_by_admin`], or that a
+    /// newer accepted record names this one, [`EpochRecord::follows`].
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        if bytes.len() > MAX_BYTES {
+            return Err(Error::Damaged);
+        }
+        let (signature, bytes) = bytes.split_first_chunk::<64>().ok_or(Error::Damaged)?;
+        let signature = Signature::from_bytes(*signature);
+        match bytes.first() {
+            Some(&FORMAT) => {}
+            Some(0) | None => return Err(Error::Damaged),
+            Some(newer) => return Err(Error::Newer(*newer)),
+        }
+        let Ok((body, [])) = postcard::take_from_bytes::<Body>(bytes) else { return Err(Error::Damaged) };
+        if body.epoch < Epoch::FIRST || body.previous.as_ref().is_some_and(|p| p.epoch >= body.epoch) {
+            return Err(Error::Damaged);
+        }
+        if !device::verify(&body.author, Domain::EpochKey, bytes, &signature) {
+            return Err(Error::Forged);
+        }
+        Ok(Self { body, bytes: bytes.to_vec(), signature })
+    }
+
+    pub fn share(&self) -> ShareId {
+        self.body.share
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.body.epoch
+    }
+
+    pub fn author(&self) -> DeviceId {
+        self.body.author
+    }
+
+    pub fn hash(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key("kith.v1 epoch record");
+        hasher.update(self.signature.as_bytes());
+        hasher.update(&self.bytes);
+        *hasher.finalize().as_bytes()
+    }
+
+    /// Whether the list's admins include its maker: what the newest epoch of a share must show.
+    pub fn is_by_admin(&self, list: &DeviceList) -> bool {
+        list.is_admin(&self.body.author)
+    }
+
+    /// Whether `self` names `older` as the epoch before it.
+    pub fn follows(&self, older: &EpochRecord) -> bool {
+        self.body.share == older.body.share
+            && self.body.previous.as_ref().is_some_and(|p| p.epoch == older.epoch() && p.record == older.hash())
+    }
+
+    /// Whether someone was removed (or let in again) since this epoch was made, so that an admin must make the next.
+    pub fn is_outdated(&self, list: &DeviceList) -> bool {
+        self.body.removals != list.removals()
+    }
+
+    /// Takes the key of the epoch before, sealed in this one, into `keys`, which hold this one's.
+    pub fn open_previous(&self, older: &EpochRecord, keys: &mut ShareKeys) -> Result<(), Error> {
+        let previous = self.body.previous.as_ref().filter(|_| self.follows(older)).ok_or(Error::Damaged)?;
+        let key = keys.key(self.epoch()).ok_or(Error::NoKey)?;
+        self.check_key(keys.share(), key)?;
+        let sealing = previous_key(key, self.body.share, self.epoch());
+        let plain = seal::open(&sealing, &previous.record, &previous.sealed).ok_or(Error::Damaged)?;
+        let key = Secret32::from_bytes(plain.as_slice().try_into().map_err(|_| Error::Damaged)?);
+        older.check_key(keys.share(), &key)?;
+        keys.insert(older.epoch(), key);
+        Ok(())
+    }
+
+    fn check_key(&self, share: ShareId, key: &Secret32) -> Result<(), Error> {
+        if share != self.body.share {
+            return Err(Error::OtherShare);
+        }
+        let is = commitment(key, share, self.body.epoch);
+        if bool::from(is.ct_eq(&self.body.commitment)) { Ok(()) } else { Err(Error::WrongKey) }
+    }
+}
+
+/// An epoch key that only one device opens.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Wrapped {
+    encapsulated: Vec<u8>,
+    sealed: Vec<u8>,
+}
+
+/// Wraps the key of `record`'s epoch for a listed device. Any holder may; a blind device gets none.
+pub fn wrap(keys: &ShareKeys, record: &EpochRecord, to: &Listed) -> Result<Wrapped, Error> {
+    if to.role == Role::Blind {
+        return Err(Error::Blind);
+    }
+    let key = keys.key(record.epoch()).ok_or(Error::NoKey)?;
+    record.check_key(keys.share(), key)?;
+    let receive = x_wing::EncapsulationKey::try_from(to.public.receive.as_slice()).map_err(|_| Error::Damaged)?;
+    let (encapsulated, mut shared) = receive.encapsulate();
+    let wrapping = wrap_key(&shared.into(), record, &to.public.id, &encapsulated);
+    shared.as_mut_slice().zeroize();
+    let sealed = seal::seal(&wrapping, &record.hash(), key.expose());
+    Ok(Wrapped { encapsulated: encapsulated.to_vec(), sealed })
+}
+
+/// The key, if it is the one that the record commits to; insert it with [`ShareKeys::insert`].
+pub fn unwrap(device: &DeviceKeys, record: &EpochRecord, wrapped: &Wrapped) -> Result<Secret32, Error> {
+    let encapsulated = x_wing::Ciphertext::try_from(wrapped.encapsulated.as_slice()).map_err(|_| Error::Damaged)?;
+    let mut shared = device.receive().decapsulate(&encapsulated);
+    let wrapping = wrap_key(&shared.into(), record, &device.id(), &wrapped.encapsulated);
+    shared.as_mut_slice().zeroize();
+    let plain = seal::open(&wrapping, &record.hash(), &wrapped.sealed).ok_or(Error::Damaged)?;
+    let key = Secret32::from_bytes(plain.as_slice().try_into().map_err(|_| Error::Damaged)?);
+    record.check_key(record.share(), &key)?;
+    Ok(key)
+}
+
+fn wrap_key(shared: &[u8; 32], record: &EpochRecord, to: &DeviceId, encapsulated: &[u8]) -> Secret32 {
+    let epoch = record.epoch().0.to_le_bytes();
+    Secret32::from_bytes(*shared)
+        .derive("kith.v1 epoch wrap", &[record.body.share.as_bytes(), &epoch, to.as_bytes(), encapsulated])
+}
+
+fn commitment(key: &Secret32, share: ShareId, epoch: Epoch) -> [u8; 32] {
+    *key.derive("kith.v1 epoch commitment", &[share.as_bytes(), &epoch.0.to_le_bytes()]).expose()
+}
+
+fn previous_key(key: &Secret32, share: ShareId, epoch: Epoch) -> Secret32 {
+    key.derive("kith.v1 previous epoch", &[share.as_bytes(), &epoch.0.to_le_bytes()])
+}
+
+/// The upper 16 bits count rounds, the lower are a hash of the maker: two admins that make an epoch at once make two
+/// epochs, and a page's epoch tag says under which it was written.
+fn next_number(after: Epoch, share: ShareId, maker: &DeviceId) -> Result<Epoch, Error> {
+    let round = (after.0 >> 16).checked_add(1).filter(|round| *round <= 0xffff).ok_or(Error::Exhausted)?;
+    let mut hasher = blake3::Hasher::new_derive_key("kith.v1 epoch number");
+    hasher.update(share.as_bytes());
+    hasher.update(maker.as_bytes());
+    let hash = hasher.finalize();
+    let [a, b, ..] = *hash.as_bytes();
+    Ok(Epoch(round << 16 | u32::from(u16::from_le_bytes([a, b]))))
+}

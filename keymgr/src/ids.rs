@@ -90,6 +90,10 @@ id!(
     DeviceId, 32, "device id"
 );
 id!(
+    /// An account: the Ed25519 public key that names its admins, see [`crate::account`].
+    AccountId, 32, "account id"
+);
+id!(
     /// One life of a device's log; a restored backup begins another.
     Incarnation, 8, "incarnation"
 );
