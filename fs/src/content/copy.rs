@@ -1,0 +1,63 @@
+//! Copies: the same pages under another header.
+
+use std::path::Path;
+
+use keymgr::ids::FileId;
+use keymgr::share::ShareKeys;
+
+use super::Error;
+use crate::format::header::{self, Header};
+use crate::format::locator::NOWHERE;
+use crate::format::{HEADER, PAGE};
+use crate::store::File;
+
+/// Makes `to`, a new file, a copy of the ciphertext `body` with the id `file`: the same pages and lineage, and a header
+/// whose bytes follow from these alone, so that all devices that make this copy make the same bytes. Its locator is
+/// none until it is linked to its place. Durable when it returns.
+pub fn copy_as(body: &dyn File, to: &dyn File, path: &Path, keys: &ShareKeys, file: FileId) -> Result<Header, Error> {
+    let io = |source| Error::Io { path: path.to_owned(), source };
+    let refused = |why| Error::Header { path: path.to_owned(), why };
+    let mut bytes = [0; HEADER];
+    let length = body.length().map_err(io)?;
+    let got = body.read_at(&mut bytes, 0).map_err(io)?;
+    if length < PAGE as u64 || got < HEADER || header::is_missing(&bytes) {
+        return Err(Error::NoHeader { path: path.to_owned() });
+    }
+    let (source, _) = Header::open(keys, &bytes).map_err(refused)?;
+    let header = source.of_copy(file);
+    let sealed = header.seal_derived(keys, &NOWHERE).map_err(refused)?;
+    to.set_length(length).map_err(io)?;
+    copy_data(body, to, length).map_err(io)?;
+    to.write_at(&sealed, 0).map_err(io)?;
+    to.sync(false).map_err(io)?;
+    Ok(header)
+}
+
+/// Copies what is data; holes stay holes.
+fn copy_data(from: &dyn File, to: &dyn File, length: u64) -> std::io::Result<()> {
+    let mut at = 0;
+    let mut buf = Vec::new();
+    while let Some(start) = from.seek_data(at)? {
+        let end = from.seek_hole(start)?.min(length);
+        if start >= end {
+            break;
+        }
+        if !to.clone_range(from, start, end - start)? {
+            buf.resize(1 << 20, 0);
+            let mut pos = start;
+            while pos < end {
+                let want = (end - pos).min(buf.len() as u64) as usize;
+                let piece = buf.get_mut(..want).unwrap_or_default();
+                let got = from.read_at(piece, pos)?;
+                if got == 0 {
+                    return Err(std::io::ErrorKind::UnexpectedEof.into());
+                }
+                to.write_at(piece.get(..got).unwrap_or_default(), pos)?;
+                pos += got as u64;
+            }
+        }
+        at = end;
+    }
+    Ok(())
+}
+
