@@ -284,4 +284,3 @@ impl Ciphers {
         tagged.filter_map(move |(index, _)| Some(self.get(index, header)?.1))
     }
 }
-

@@ -60,4 +60,3 @@ fn copy_data(from: &dyn File, to: &dyn File, length: u64) -> std::io::Result<()>
     }
     Ok(())
 }
-

@@ -190,7 +190,13 @@ impl Content {
             at = run.end;
             self.seal_pages(run, |page, room| {
                 let (from, to) = (offset.max(start(page)), end.min(start(page + 1)));
-                let old: &[u8] = if page == first { &head } else if page == last { &tail } else { &[] };
+                let old: &[u8] = if page == first {
+                    &head
+                } else if page == last {
+                    &tail
+                } else {
+                    &[]
+                };
                 room.get_mut(..old.len())?.copy_from_slice(old);
                 let new = data.get((from - offset) as usize..(to - offset) as usize)?;
                 let place = (from - start(page)) as usize;

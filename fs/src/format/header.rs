@@ -8,7 +8,6 @@ use keymgr::secret::{Secret32, random_bytes};
 use keymgr::share::ShareKeys;
 use zeroize::Zeroize;
 
-use super::locator::NOWHERE;
 use super::seal::{Cipher, NONCE, TAG};
 use super::tag::EpochTag;
 use super::{HEADER, Refused, VERSION, field};
@@ -27,7 +26,8 @@ const AT_SEALED: usize = AT_TAG + TAG;
 /// Where the locator lies: [`keymgr::root::LOCATOR`].
 pub const AT_LOCATOR: usize = 240;
 
-const _: () = assert!(AT_SEALED == 88 && AT_LOCATOR == keymgr::root::LOCATOR.start && HEADER == keymgr::root::LOCATOR.end);
+const _: () =
+    assert!(AT_SEALED == 88 && AT_LOCATOR == keymgr::root::LOCATOR.start && HEADER == keymgr::root::LOCATOR.end);
 
 /// The most former page keys that a header holds.
 pub const MAX_FORMER: usize = 4;
@@ -175,13 +175,8 @@ impl FolderHeader {
     }
 
     pub fn seal(&self, keys: &ShareKeys, locator: &Locator) -> Result<[u8; HEADER], Refused> {
-        let clear = Clear {
-            kind: FOLDER,
-            share: self.share,
-            epoch: self.epoch,
-            id: *self.node.as_bytes(),
-            lineage: [0; 16],
-        };
+        let clear =
+            Clear { kind: FOLDER, share: self.share, epoch: self.epoch, id: *self.node.as_bytes(), lineage: [0; 16] };
         clear.seal(keys, &random_bytes(), [0; AT_LOCATOR - AT_SEALED], locator)
     }
 
@@ -204,7 +199,7 @@ pub fn is_missing(bytes: &[u8]) -> bool {
 fn locator_of(bytes: &[u8; HEADER]) -> Locator {
     let mut locator = [0; 16];
     locator.copy_from_slice(&bytes[AT_LOCATOR..]);
-    if locator == *NOWHERE.as_bytes() { NOWHERE } else { Locator::from_bytes(locator) }
+    Locator::from_bytes(locator)
 }
 
 /// The share that a header names, unproven: for whoever looks for the keys with which to open it.
@@ -275,6 +270,7 @@ impl Clear {
 
 #[cfg(test)]
 mod tests {
+    use super::super::locator::NOWHERE;
     use super::*;
 
     fn keys() -> ShareKeys {
@@ -337,7 +333,10 @@ mod tests {
         let copy = header.of_copy(FileId::from_bytes([1; 16]));
         assert_eq!(copy.seal_derived(&keys(), &NOWHERE).unwrap(), copy.seal_derived(&keys(), &NOWHERE).unwrap());
         let other = header.of_copy(FileId::from_bytes([2; 16]));
-        assert_ne!(copy.seal_derived(&keys(), &NOWHERE).unwrap()[60..72], other.seal_derived(&keys(), &NOWHERE).unwrap()[60..72]);
+        assert_ne!(
+            copy.seal_derived(&keys(), &NOWHERE).unwrap()[60..72],
+            other.seal_derived(&keys(), &NOWHERE).unwrap()[60..72]
+        );
     }
 
     #[test]

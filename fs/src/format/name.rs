@@ -19,7 +19,8 @@ const FRONT: usize = EpochTag::LEN + TAG;
 /// Bytes of the hash that stands for a long name: not such that a short one could have the same length.
 const HASH: usize = 24;
 
-const _: () = assert!((FRONT + MAX_SHORT + PAD) * 4 > StoreName::MAX * 3 && (FRONT + MAX_SHORT) * 4 <= StoreName::MAX * 3);
+const _: () =
+    assert!((FRONT + MAX_SHORT + PAD) * 4 > StoreName::MAX * 3 && (FRONT + MAX_SHORT) * 4 <= StoreName::MAX * 3);
 const _: () = assert!(HASH % PAD != TAG % PAD);
 
 /// The nonce of all names: each folder has a key of its own, and the cipher shows only whether two are equal,
@@ -54,7 +55,8 @@ impl Names {
     pub fn new(keys: &ShareKeys, folder: &NodeId) -> Self {
         let mut epochs: Vec<Epoch> = keys.epochs().collect();
         epochs.sort_unstable_by(|a, b| b.cmp(a));
-        let cipher = |epoch| Some((epoch, EpochTag::of(keys.share(), epoch), Cipher::new(&keys.name_key(epoch, folder)?)));
+        let cipher =
+            |epoch| Some((epoch, EpochTag::of(keys.share(), epoch), Cipher::new(&keys.name_key(epoch, folder)?)));
         Self { ciphers: epochs.into_iter().filter_map(cipher).collect() }
     }
 

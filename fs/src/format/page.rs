@@ -85,13 +85,7 @@ pub fn seal(
 }
 
 /// Opens in place; the payload is then at [`OVERHEAD`]. `clear` is what [`Clear::parse`] found in `body`.
-pub fn open(
-    cipher: &Cipher,
-    lineage: &LineageId,
-    page: u64,
-    clear: &Clear,
-    body: &mut [u8],
-) -> Result<(), Refused> {
+pub fn open(cipher: &Cipher, lineage: &LineageId, page: u64, clear: &Clear, body: &mut [u8]) -> Result<(), Refused> {
     let nonce = field(body, 0)?;
     let tag = field(body, AT_TAG)?;
     let about = about(lineage, page, body.get(AT_EPOCH..OVERHEAD).ok_or(Refused::Layout)?);

@@ -27,13 +27,7 @@ impl Cipher {
     }
 
     /// Leaves `bytes` unusable where it refuses.
-    pub fn open(
-        &self,
-        nonce: &[u8; NONCE],
-        about: &[u8],
-        bytes: &mut [u8],
-        tag: &[u8; TAG],
-    ) -> Result<(), Refused> {
+    pub fn open(&self, nonce: &[u8; NONCE], about: &[u8], bytes: &mut [u8], tag: &[u8; TAG]) -> Result<(), Refused> {
         self.0
             .decrypt_inout_detached(&Nonce::from(*nonce), about, bytes.into(), &Tag::from(*tag))
             .map_err(|_| Refused::Forged)

@@ -279,14 +279,17 @@ impl File for DiskFile {
 
     fn xattrs(&self) -> io::Result<Vec<String>> {
         // SAFETY: as in `xattr`.
-        let call = |buf: &mut [u8]| unsafe {
-            libc::flistxattr(self.0.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len())
-        };
+        let call = |buf: &mut [u8]| unsafe { libc::flistxattr(self.0.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len()) };
         let raw = match growing(call) {
             Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(Vec::new()),
             other => other?,
         };
-        Ok(raw.split(|b| *b == 0).filter_map(|name| std::str::from_utf8(name).ok()).filter(|n| !n.is_empty()).map(str::to_owned).collect())
+        Ok(raw
+            .split(|b| *b == 0)
+            .filter_map(|name| std::str::from_utf8(name).ok())
+            .filter(|n| !n.is_empty())
+            .map(str::to_owned)
+            .collect())
     }
 
     fn try_lock(&self, exclusive: bool) -> io::Result<bool> {
