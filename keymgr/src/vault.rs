@@ -135,6 +135,15 @@ impl Vault {
         store.join(CONFIG).symlink_metadata().is_ok()
     }
 
+    /// Which vault is there, as kith.toml says; authenticated only once the vault is open.
+    pub fn id_of(store: &Path) -> Result<VaultId, Error> {
+        let path = store.join(CONFIG);
+        if !Self::is_vault(store) {
+            return Err(Error::NoVault(store.to_owned()));
+        }
+        Ok(Config::parse(&path, &durable::load(&path, CONFIG_MAX)?)?.0.vault)
+    }
+
     pub fn id(&self) -> VaultId {
         self.config.vault
     }
