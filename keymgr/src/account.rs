@@ -2,11 +2,22 @@
 //! sheet's; until the sheet is printed it lies in the first keyring.
 
 use ed25519_dalek::SigningKey;
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::device::{self, Domain, Signature};
 pub use crate::ids::AccountId;
 use crate::secret::{Secret32, random_bytes};
+
+/// Why the words of a recovery sheet are refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadWords {
+    #[error("a recovery sheet has 24 words, not {0}")]
+    Count(usize),
+    #[error("word {0} is on no recovery sheet; look for a slip of the pen")]
+    Unknown(usize),
+    #[error("the words are no recovery sheet: one of them is wrong, or two are swapped")]
+    Checksum,
+}
 
 /// The account's secret key; it zeroizes when dropped. No Debug.
 #[derive(Clone)]
@@ -28,6 +39,42 @@ impl AccountKey {
     /// The 32 bytes that a recovery sheet carries.
     pub fn secret(&self) -> Secret32 {
         Secret32::from_bytes(*self.0.as_bytes())
+    }
+
+    /// The recovery sheet: 24 English words, the 32 bytes and a checksum (BIP-39's encoding, not its seed).
+    pub fn words(&self) -> Zeroizing<String> {
+        let secret = self.secret();
+        let mut words = Zeroizing::new(String::with_capacity(24 * 9));
+        // 32 bytes are an entropy that BIP-39 knows; an empty text would be refused by `from_words`.
+        if let Ok(mnemonic) = bip39::Mnemonic::from_entropy(secret.expose()) {
+            for word in mnemonic.words() {
+                if !words.is_empty() {
+                    words.push(' ');
+                }
+                words.push_str(word);
+            }
+        }
+        words
+    }
+
+    /// From the words of a recovery sheet, in whatever case and spacing they were typed.
+    pub fn from_words(text: &str) -> Result<Self, BadWords> {
+        let mut plain = Zeroizing::new(String::with_capacity(text.len()));
+        for word in text.split_ascii_whitespace() {
+            if !plain.is_empty() {
+                plain.push(' ');
+            }
+            plain.extend(word.chars().map(|c| c.to_ascii_lowercase()));
+        }
+        let mnemonic = bip39::Mnemonic::parse_in_normalized(bip39::Language::English, &plain).map_err(|e| match e {
+            bip39::Error::BadWordCount(count) => BadWords::Count(count),
+            bip39::Error::UnknownWord(index) => BadWords::Unknown(index + 1),
+            _ => BadWords::Checksum,
+        })?;
+        let (mut entropy, length) = mnemonic.to_entropy_array();
+        let secret = entropy.first_chunk::<32>().filter(|_| length == 32).map(|bytes| Secret32::from_bytes(*bytes));
+        entropy.zeroize();
+        secret.map(|secret| Self::from_secret(&secret)).ok_or(BadWords::Count(length * 3 / 4))
     }
 
     pub fn id(&self) -> AccountId {
@@ -72,6 +119,22 @@ mod tests {
         assert_eq!(a.safety_number().chars().filter(char::is_ascii_digit).count(), 40);
         assert_eq!(a.safety_number().split(' ').count(), 8);
         assert_ne!(a.safety_number(), b.safety_number());
+    }
+
+    #[test]
+    fn a_sheet_of_words_is_read_back_and_a_wrong_one_refused() {
+        let key = AccountKey::generate();
+        let words = key.words();
+        assert_eq!(words.split(' ').count(), 24);
+        let typed = words.to_uppercase().replace(' ', "  \n");
+        assert_eq!(AccountKey::from_words(&typed).map(|k| k.id()), Ok(key.id()));
+        assert_eq!(AccountKey::from_words("").map(|k| k.id()), Err(BadWords::Count(0)));
+        let twelve = "abandon ".repeat(11) + "about";
+        assert_eq!(AccountKey::from_words(&twelve).map(|k| k.id()), Err(BadWords::Count(12)));
+        let unknown = words.replacen(words.split(' ').next().unwrap(), "kith", 1);
+        assert_eq!(AccountKey::from_words(&unknown).map(|k| k.id()), Err(BadWords::Unknown(1)));
+        let zeros = "abandon ".repeat(24);
+        assert_eq!(AccountKey::from_words(&zeros).map(|k| k.id()), Err(BadWords::Checksum));
     }
 
     #[test]

@@ -185,6 +185,11 @@ impl DeviceList {
         self.view.removed.get(device)
     }
 
+    /// What was last said of a device that is removed now.
+    pub fn former(&self, device: &DeviceId) -> Option<&Listed> {
+        self.view.former.get(device)
+    }
+
     /// Stands for who is removed: a share's newest epoch must have been made knowing it (see [`crate::epoch`]).
     pub fn removals(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("kith.v1 removals");
@@ -194,13 +199,18 @@ impl DeviceList {
         *hasher.finalize().as_bytes()
     }
 
-    /// The account key names the admins anew; whoever is left out signs nothing any more that counts. The first
-    /// named prevails where two remove each other. What the account key had not seen of those left out falls.
+    /// The account key names the admins anew. The first named prevails where two remove each other. Of those left out
+    /// stays what counts now; whatever else they signed or will sign falls. Whoever is removed stays so, until the
+    /// account key lists it again ([`DeviceList::with_added`]).
     pub fn with_admins(&self, account: &AccountKey, admins: &[DeviceId]) -> Result<Self, Error> {
-        let keep = self.view.admins.iter().flat_map(|a| self.tips(Author::Device(*a))).collect();
-        // Admins left out by an earlier naming keep what that one had left them.
-        let keep = self.view.kept.iter().copied().chain::<Vec<_>>(keep).collect();
-        self.with(account.into(), Act::Name { admins: admins.to_vec(), keep })
+        let devices_own =
+            |hash: &&statement::Hash| self.statements.get(*hash).is_some_and(|s| s.body.author != Author::Account);
+        let counting: BTreeSet<_> = self.view.counting.iter().filter(devices_own).copied().collect();
+        let inner: BTreeSet<_> =
+            counting.iter().filter_map(|hash| Some(self.statements.get(hash)?.body.previous)).collect();
+        let keep = counting.difference(&inner).copied().collect();
+        let removals = self.view.removals.iter().filter(devices_own).copied().collect();
+        self.with(account.into(), Act::Name { admins: admins.to_vec(), keep, removals })
     }
 
     /// Adds a device, or changes what is said of one. An admin cannot add a removed one again; the account key can.

@@ -200,6 +200,21 @@ impl EpochRecord {
     }
 }
 
+/// Of these records of one share those that count, newest first: made by an admin of the list, or followed by one that
+/// counts. The first is the epoch under which to write.
+pub fn accepted<'a>(records: &'a [EpochRecord], list: &DeviceList) -> Vec<&'a EpochRecord> {
+    let mut sorted: Vec<_> = records.iter().collect();
+    sorted.sort_by_key(|r| std::cmp::Reverse((r.epoch(), r.hash())));
+    let mut accepted: Vec<&EpochRecord> = Vec::new();
+    // A record is followed only by one of a greater epoch, which stands before it.
+    for record in sorted {
+        if record.is_by_admin(list) || accepted.iter().any(|newer| newer.follows(record)) {
+            accepted.push(record);
+        }
+    }
+    accepted
+}
+
 /// An epoch key that only one device opens.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Wrapped {

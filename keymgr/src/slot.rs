@@ -309,3 +309,100 @@ fn commitment(key: &Secret32, head: &[u8]) -> [u8; 32] {
 fn wrap_key(key: &Secret32, head: &[u8]) -> Secret32 {
     key.derive("kith.v1 slot wrap", &[head])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealed(kind: Kind) -> Slot {
+        let head = Head { vault: VaultId::from_bytes([1; 16]), id: [2; 8], label: "x".into(), kind, salt: [3; 16] };
+        let unlock = match kind {
+            Kind::Passphrase(_) => Unlock::passphrase("right"),
+            Kind::KeyFile => Unlock::KeyFile(Zeroizing::new(vec![9; 40])),
+        };
+        Slot::seal_head(head, &unlock, &Secret32::from_bytes([4; 32]), [5; 12]).unwrap()
+    }
+
+    #[test]
+    fn s10_parameters_outside_the_bounds_are_refused_before_any_hashing() {
+        for (memory_kib, passes, lanes) in [
+            (8, 2, 1),
+            (19 * 1024 - 1, 2, 1),
+            (19 * 1024, 1, 1),
+            (19 * 1024, 0, 1),
+            (1024 * 1024 + 1, 2, 1),
+            (u32::MAX, 2, 1),
+            (19 * 1024, 17, 1),
+            (19 * 1024, u32::MAX, 1),
+            (19 * 1024, 2, 0),
+            (19 * 1024, 2, 5),
+        ] {
+            assert!(matches!(Cost::new(memory_kib, passes, lanes), Err(Error::Cost(_))));
+            let mut slot = sealed(Kind::KeyFile);
+            slot.0.head.kind = Kind::Passphrase(Cost { memory_kib, passes, lanes });
+            assert!(matches!(Slot::parse(&slot.to_bytes()), Err(Error::Cost(_))), "{memory_kib} {passes} {lanes}");
+            assert!(matches!(slot.open(slot.0.head.vault, &Unlock::passphrase("x")), Err(Error::Cost(_))));
+        }
+        assert!(Cost::new(1024 * 1024, 16, 4).is_ok());
+    }
+
+    #[test]
+    fn s10_a_slot_opens_with_its_own_parameters_only() {
+        let slot = sealed(Kind::Passphrase(Cost::minimum()));
+        let right = Unlock::passphrase("right");
+        let vault = slot.0.head.vault;
+        assert!(slot.open(vault, &right).unwrap() == Secret32::from_bytes([4; 32]));
+        let mut cheaper = slot.clone();
+        cheaper.0.head.kind = Kind::Passphrase(Cost::new(19 * 1024, 3, 1).unwrap());
+        assert_eq!(cheaper.open(vault, &right).err(), Some(Error::Wrong));
+        assert_eq!(slot.open(vault, &Unlock::passphrase("Right")).err(), Some(Error::Wrong));
+        assert_eq!(slot.open(VaultId::random(), &right).err(), Some(Error::OtherVault));
+    }
+
+    #[test]
+    fn s10_a_wrap_that_two_keys_open_is_refused_by_the_commitment() {
+        // Whoever makes a slot by hand may make the wrap fit any key; the commitment fits one.
+        let mut slot = sealed(Kind::KeyFile);
+        let other = Unlock::KeyFile(Zeroizing::new(vec![8; 40]));
+        let bytes = slot.0.head.bytes();
+        let key = slot.0.head.wrapping_key(&other).unwrap().unwrap();
+        slot.0.wrapped = seal::seal(&wrap_key(&key, &bytes), &bytes, &[6; 32]);
+        let vault = slot.0.head.vault;
+        assert_eq!(slot.open(vault, &other).err(), Some(Error::Wrong));
+        let own = Unlock::KeyFile(Zeroizing::new(vec![9; 40]));
+        assert_eq!(slot.open(vault, &own).err(), Some(Error::Damaged));
+    }
+
+    #[test]
+    fn only_one_encoding_of_a_slot_is_read() {
+        let slot = sealed(Kind::KeyFile);
+        let bytes = slot.to_bytes();
+        assert_eq!(Slot::parse(&bytes).map(|s| s.id()), Ok("0202020202020202".into()));
+        for cut in 0..bytes.len() {
+            assert!(Slot::parse(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        assert_eq!(Slot::parse(&[&bytes[..], &[0]].concat()).err(), Some(Error::Damaged));
+    }
+
+    #[test]
+    fn what_nobody_should_use_is_refused() {
+        let seal = |unlock| Slot::seal(VaultId::random(), "", &unlock, Cost::minimum(), &Secret32::random()).err();
+        assert_eq!(seal(Unlock::passphrase("")), Some(Error::EmptyPassphrase));
+        assert_eq!(seal(Unlock::KeyFile(Zeroizing::new(vec![0; 31]))), Some(Error::ShortKeyFile));
+        assert_eq!(seal(Unlock::KeyFile(Unlock::new_key_file())), None);
+    }
+
+    #[test]
+    fn calibration_stays_between_its_bounds_whatever_the_machine() {
+        let start = Cost::new(64 * 1024, 3, 1).unwrap();
+        let goal = Duration::from_millis(500);
+        let gib = |n: u64| Some(n << 20);
+        let scaled = |took, machine| start.scaled(Duration::from_millis(took), goal, machine).memory_kib / 1024;
+        assert_eq!(scaled(100, gib(16)), 320);
+        assert_eq!(scaled(1, gib(64)), 1024, "the cap");
+        assert_eq!(scaled(100_000, gib(16)), 64, "no less on a slow machine");
+        assert_eq!(scaled(100, gib(1)), 256, "a quarter of the machine");
+        assert_eq!(scaled(0, Some(1)), 19, "the floor, however little there is");
+        assert_eq!(scaled(100, None), 320);
+    }
+}

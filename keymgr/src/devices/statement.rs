@@ -9,8 +9,8 @@ use crate::ids::{AccountId, DeviceId};
 
 pub(super) type Hash = [u8; 32];
 
-/// Of ids and hashes in one statement, and of a cut.
-const MAX_ITEMS: usize = 4096;
+/// Of one statement: a thousand hashes and a device's keys have room.
+const MAX_STATEMENT: usize = 64 << 10;
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Author {
@@ -20,8 +20,9 @@ pub(super) enum Author {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Act {
-    /// The account key's naming of the admins; `keep` are the ends of what counts of those that are no longer named.
-    Name { admins: Vec<DeviceId>, keep: Vec<Hash> },
+    /// The account key's naming of the admins. Of those that are no longer named count the statements up to `keep`,
+    /// and these `removals`.
+    Name { admins: Vec<DeviceId>, keep: Vec<Hash>, removals: Vec<Hash> },
     /// A device and what is said of it; the greatest revision is shown. The account key's overrules removals.
     List { listed: Listed, revision: u64, overrules: Vec<Hash> },
     /// A removal; `heads` are the ends of what had been seen of the removed admin's statements.
@@ -59,6 +60,9 @@ impl Statement {
     }
 
     pub fn parse_and_verify(bytes: Vec<u8>, signature: Signature, account: &AccountId) -> Result<Self, Error> {
+        if bytes.len() > MAX_STATEMENT {
+            return Err(Error::Damaged("a statement is too large"));
+        }
         let Ok((body, [])) = postcard::take_from_bytes::<Body>(&bytes) else {
             return Err(Error::Damaged("a statement's encoding"));
         };
@@ -74,16 +78,10 @@ impl Statement {
         }
         match (&body.act, &body.author) {
             (Act::Name { .. }, Author::Device(_)) => return Err(Error::Damaged("admins named by a device")),
-            (Act::Name { admins, keep }, _) if admins.len() > MAX_ITEMS || keep.len() > MAX_ITEMS => {
-                return Err(Error::Damaged("too many items"));
-            }
             (Act::List { overrules, .. }, Author::Device(_)) if !overrules.is_empty() => {
                 return Err(Error::Damaged("removals overruled by a device"));
             }
             (Act::List { listed, .. }, _) if !listed.is_well_formed() => return Err(Error::BadDevice),
-            (Act::Remove { cut: Cut::Lost(cuts), .. }, _) if cuts.len() > MAX_ITEMS => {
-                return Err(Error::Damaged("too many items"));
-            }
             _ => {}
         }
         let hash = hash(&bytes, &signature);

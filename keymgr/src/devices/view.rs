@@ -23,8 +23,12 @@ pub(super) struct View {
     pub removed: BTreeMap<DeviceId, Cut>,
     /// The newest revision of each device that was ever listed.
     pub revisions: BTreeMap<DeviceId, u64>,
-    /// The newest naming's `keep`.
-    pub kept: Vec<Hash>,
+    /// Listed once, removed now.
+    pub former: BTreeMap<DeviceId, Listed>,
+    /// The devices' statements that count, but for `removals` past a cut: what the next naming keeps.
+    pub counting: BTreeSet<Hash>,
+    /// The removals that count.
+    pub removals: Vec<Hash>,
 }
 
 /// A removal that nobody overruled.
@@ -38,7 +42,7 @@ struct Removal<'a> {
 
 impl View {
     pub fn of(set: &Set) -> Self {
-        let (named, kept) = newest_naming(set);
+        let (named, kept, kept_removals) = newest_naming(set);
         let removals = removals(set);
         let rank = |author: &Author| match author {
             Author::Device(id) => named.iter().position(|a| a == id),
@@ -51,7 +55,10 @@ impl View {
             .values()
             .filter(|s| match s.body.author {
                 Author::Account => true,
-                Author::Device(_) => rank(&s.body.author).is_none() && kept_set.contains(&s.hash),
+                Author::Device(_) => {
+                    let removal = matches!(s.body.act, Act::Remove { .. }) && kept_removals.contains(&s.hash);
+                    rank(&s.body.author).is_none() && (removal || kept_set.contains(&s.hash))
+                }
             })
             .map(|s| s.hash)
             .collect();
@@ -73,6 +80,7 @@ impl View {
         // Rule 3, and the fate of each admin.
         let mut removed: BTreeMap<DeviceId, Cut> = BTreeMap::new();
         let mut added: Vec<BTreeSet<Hash>> = firm.clone();
+        let mut standing: Vec<Hash> = Vec::new();
         for (i, admin) in named.iter().enumerate() {
             for r in removals.iter().filter(|r| r.of == *admin) {
                 let by = rank(&r.by);
@@ -87,11 +95,13 @@ impl View {
                     });
                 if counts {
                     strictest(removed.entry(*admin), r.cut);
-                    // A device that removes itself had seen all of its own statements.
-                    if by != Some(i)
-                        && let Some(own) = added.get_mut(i)
-                    {
-                        let seen = with_ancestors(set, r.heads);
+                    standing.push(r.hash);
+                    if let Some(own) = added.get_mut(i) {
+                        let mut seen = with_ancestors(set, r.heads);
+                        // A device that removes itself had seen all of its own statements, this one too.
+                        if by == Some(i) {
+                            seen.extend(with_ancestors(set, &[r.hash]));
+                        }
                         own.retain(|hash| seen.contains(hash));
                     }
                 }
@@ -102,12 +112,13 @@ impl View {
         for r in removals.iter().filter(|r| !named.contains(&r.of)) {
             if settled.contains(&r.hash) || rank(&r.by).is_some() {
                 strictest(removed.entry(r.of), r.cut);
+                standing.push(r.hash);
             }
         }
         let mut newest: BTreeMap<DeviceId, (u64, bool, Hash)> = BTreeMap::new();
         let mut devices: BTreeMap<DeviceId, Listed> = BTreeMap::new();
-        let counting = settled.iter().chain(added.iter().flatten()).filter_map(|hash| set.get(hash));
-        for s in counting {
+        let counting: BTreeSet<Hash> = settled.iter().chain(added.iter().flatten()).copied().collect();
+        for s in counting.iter().filter_map(|hash| set.get(hash)) {
             if let Act::List { listed, revision, .. } = &s.body.act {
                 let id = listed.public.id;
                 let key = (*revision, s.body.author == Author::Account, s.hash);
@@ -117,23 +128,32 @@ impl View {
                 }
             }
         }
-        devices.retain(|id, _| !removed.contains_key(id));
+        let former = devices.extract_if(.., |id, _| removed.contains_key(id)).collect();
+        // A removal kept on its own may lie past a cut: it must not bring back what lies before it.
+        let ends = |hash: &Hash| kept_set.contains(hash) || !kept_removals.contains(hash);
         Self {
             admins: named.iter().filter(|id| devices.contains_key(id)).copied().collect(),
             devices,
             removed,
             revisions: newest.into_iter().map(|(id, (revision, ..))| (id, revision)).collect(),
-            kept: kept.to_vec(),
+            former,
+            counting: counting.into_iter().filter(ends).collect(),
+            removals: standing,
         }
     }
 }
 
-fn newest_naming(set: &Set) -> (&[DeviceId], &[Hash]) {
+/// Admins, and what is kept of former ones: the ends of their chains, and removals.
+type Naming<'a> = (&'a [DeviceId], &'a [Hash], &'a [Hash]);
+
+fn newest_naming(set: &Set) -> Naming<'_> {
     let namings = set.values().filter_map(|s| match &s.body.act {
-        Act::Name { admins, keep } => Some(((s.body.number, s.hash), (admins.as_slice(), keep.as_slice()))),
+        Act::Name { admins, keep, removals } => {
+            Some(((s.body.number, s.hash), (admins.as_slice(), keep.as_slice(), removals.as_slice())))
+        }
         _ => None,
     });
-    namings.max_by_key(|(order, _)| *order).map_or((&[], &[]), |(_, naming)| naming)
+    namings.max_by_key(|(order, _)| *order).map_or((&[], &[], &[]), |(_, naming)| naming)
 }
 
 fn removals(set: &Set) -> Vec<Removal<'_>> {
