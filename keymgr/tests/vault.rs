@@ -129,7 +129,8 @@ fn k1_a_blind_devices_keyring_holds_no_key_of_a_share() {
 #[test]
 fn s10_each_flipped_bit_of_each_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = (dir.path().to_owned(), make(dir.path()));
+    let store = dir.path().to_owned();
+    make(&store);
     for path in [store.join("kith.toml"), store.join("keys/keyring"), slot_of(&store)] {
         let good = fs::read(&path).unwrap();
         for i in 0..good.len() {
@@ -188,7 +189,8 @@ fn s10_a_downgrade_is_refused_and_a_newer_format_has_an_error_of_its_own() {
 fn s10_k3_slot_keyring_or_kith_toml_of_another_vault_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = (dir.path().join("a"), dir.path().join("b"));
-    (make(&a), make(&b));
+    make(&a);
+    make(&b);
     let put = |from: PathBuf, to: PathBuf| {
         let before = fs::read(&to).unwrap();
         fs::copy(from, &to).unwrap();
