@@ -284,3 +284,6 @@ impl Ciphers {
         tagged.filter_map(move |(index, _)| Some(self.get(index, header)?.1))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,6 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub mod disk;
+#[cfg(test)]
+pub mod sim;
 
 pub use disk::Disk;
 

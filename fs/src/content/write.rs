@@ -43,7 +43,7 @@ impl Content {
         self.end_of(size, 0)?;
         self.verify(self.groups_of_truncate(size))?;
         let length = length::of_size(size);
-        if length > self.length {
+        if size > self.size() {
             self.before_grow()?;
         } else if length / PAGE_LEN < self.length / PAGE_LEN {
             // Not in one step: a length inside a page that held data would leave a piece of it past the end.
@@ -128,8 +128,9 @@ impl Content {
     fn set_length(&mut self, length: u64) -> Result<(), Error> {
         self.changed.length(self.length.min(length));
         self.file.set_length(length).map_err(|e| self.io(e))?;
-        // After a shrink the last page may hold more than counts.
-        self.tidy &= length >= self.length;
+        // After a shrink the last page may hold more than counts. (A multiple of a page counts it whole, so that a
+        // greater length can be a smaller size.)
+        self.tidy &= length >= self.length && length::to_size(length) >= self.size();
         self.length = length;
         Ok(())
     }
