@@ -144,4 +144,16 @@ mod tests {
         assert_eq!(again.id(), key.id());
         assert!(verify(&key.id(), Domain::Naming, b"x", &again.sign(Domain::Naming, b"x")));
     }
+
+    #[test]
+    fn vectors() {
+        let key = AccountKey::from_secret(&Secret32::from_bytes([4; 32]));
+        let made = serde_json::json!({
+            "about": "secret 04..",
+            "id": key.id().to_string(),
+            "words": key.words().as_str(),
+            "safety number": key.id().safety_number(),
+        });
+        crate::vectors::check("account", made);
+    }
 }

@@ -3,7 +3,6 @@
 
 use std::fmt;
 
-use ed25519_dalek::pkcs8::EncodePrivateKey;
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 use x_wing::{Decapsulator, KeyExport};
@@ -11,6 +10,10 @@ use zeroize::Zeroizing;
 
 use crate::ids::DeviceId;
 use crate::secret::random_bytes;
+
+/// DER up to the 32 bytes of the seed: a sequence of version 0, the algorithm id-Ed25519, an octet string in an octet
+/// string. The crate's own encoder leaves a copy of the seed behind.
+const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
 /// What a signature is for. One made for one domain is refused in every other.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,13 +160,12 @@ impl DeviceKeys {
         Signature(self.sign.sign(&domain.message(bytes)).to_bytes())
     }
 
-    /// The TLS key as PKCS#8 (RFC 8410), as rustls takes it.
+    /// The TLS key as PKCS#8 (RFC 8410, section 7), as rustls takes it.
     pub fn tls_pkcs8(&self) -> Zeroizing<Vec<u8>> {
-        match self.tls.to_pkcs8_der() {
-            Ok(der) => Zeroizing::new(der.as_bytes().to_vec()),
-            // The encoding of 32 bytes has no way to fail; an empty key would be refused by TLS.
-            Err(_) => Zeroizing::new(Vec::new()),
-        }
+        let mut der = Zeroizing::new(Vec::with_capacity(PKCS8.len() + 32));
+        der.extend_from_slice(&PKCS8);
+        der.extend_from_slice(self.tls.as_bytes());
+        der
     }
 
     pub(crate) fn receive(&self) -> &x_wing::DecapsulationKey {
@@ -247,7 +249,7 @@ mod tests {
         let again = DeviceKeys::from_secrets(&keys.secrets());
         assert_eq!(again.public(), keys.public());
         assert_eq!(again.tls_pkcs8(), keys.tls_pkcs8());
-        assert!(!keys.tls_pkcs8().is_empty());
+        assert_eq!(keys.tls_pkcs8().len(), 48);
     }
 
     #[test]
@@ -256,5 +258,34 @@ mod tests {
         let bytes = postcard::to_allocvec(&sig).unwrap();
         assert_eq!(bytes, sig.as_bytes());
         assert_eq!(postcard::from_bytes::<Signature>(&bytes).unwrap(), sig);
+    }
+
+    #[test]
+    fn vectors() {
+        use crate::vectors::hex;
+        let keys = DeviceKeys::from_secrets(&DeviceSecrets { sign: [1; 32], tls: [2; 32], receive: [3; 32] });
+        let public = keys.public();
+        let domains = [
+            Domain::Record,
+            Domain::Heads,
+            Domain::Snapshot,
+            Domain::DeviceList,
+            Domain::Naming,
+            Domain::EpochKey,
+            Domain::Wrap,
+            Domain::Pairing,
+            Domain::Presence,
+            Domain::Blob,
+        ];
+        let signed = domains.map(|d| (d.context().to_owned(), hex(keys.sign(d, b"kith").as_bytes()).into()));
+        let made = serde_json::json!({
+            "about": "seeds 01.., 02.., 03..; signatures over 'kith'; the X-Wing public key as its BLAKE3 hash",
+            "id": public.id.to_string(),
+            "tls": hex(&public.tls),
+            "receive": blake3::hash(&public.receive).to_string(),
+            "pkcs8": hex(&keys.tls_pkcs8()),
+            "signatures": serde_json::Map::from_iter(signed),
+        });
+        crate::vectors::check("device", made);
     }
 }

@@ -274,3 +274,60 @@ fn next_number(after: Epoch, share: ShareId, maker: &DeviceId) -> Result<Epoch, 
     let [a, b, ..] = *hash.as_bytes();
     Ok(Epoch(round << 16 | u32::from(u16::from_le_bytes([a, b]))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::AccountKey;
+    use crate::device::DeviceSecrets;
+
+    #[test]
+    fn vectors() {
+        use crate::vectors::hex;
+        let device = DeviceKeys::from_secrets(&DeviceSecrets { sign: [1; 32], tls: [2; 32], receive: [3; 32] });
+        let account = AccountKey::from_secret(&Secret32::from_bytes([4; 32]));
+        let list =
+            DeviceList::create(&account, &device, Listed::new(device.public(), Role::Full, "laptop", "", 1)).unwrap();
+        let mut keys = ShareKeys::new(ShareId::from_bytes([5; 16]), Secret32::from_bytes([6; 32]));
+        let first = EpochRecord::first(&keys, &device, &list).unwrap();
+
+        let epoch = next_number(Epoch::FIRST, keys.share(), &device.id()).unwrap();
+        let key = Secret32::from_bytes([7; 32]);
+        let sealing = previous_key(&key, keys.share(), epoch);
+        let sealed = seal::seal_with(&sealing, &first.hash(), &[6; 32], [8; 12]);
+        let previous = Previous { epoch: first.epoch(), record: first.hash(), sealed };
+        let second = EpochRecord::sign(&device, &list, keys.share(), epoch, &key, Some(previous)).unwrap();
+        keys.insert(epoch, key.clone());
+
+        let receive = device.receive().clone();
+        let (encapsulated, shared) = {
+            use x_wing::Decapsulator;
+            receive.encapsulation_key().encapsulate_deterministic(&[9; 64].into())
+        };
+        let wrapping = wrap_key(&shared.into(), &second, &device.id(), &encapsulated);
+        let sealed = seal::seal_with(&wrapping, &second.hash(), &[7; 32], [8; 12]);
+        let wrapped = Wrapped { encapsulated: encapsulated.to_vec(), sealed };
+
+        let made = serde_json::json!({
+            "about": "device seeds 01.., 02.., 03.., account 04.., share 05.., keys 06.. and 07.., nonces 08.., \
+                      X-Wing's randomness 09..",
+            "first": hex(&first.to_bytes()),
+            "second": hex(&second.to_bytes()),
+            "second's number": epoch.0,
+            "wrap of the second's key": hex(&postcard::to_allocvec(&wrapped).unwrap()),
+        });
+        crate::vectors::check("epoch", made);
+        assert!(unwrap(&device, &second, &wrapped).unwrap() == key);
+        let mut read = ShareKeys::empty(keys.share());
+        read.insert(epoch, key);
+        second.open_previous(&first, &mut read).unwrap();
+        assert!(read.key(Epoch::FIRST).unwrap() == keys.key(Epoch::FIRST).unwrap());
+    }
+
+    #[test]
+    fn epochs_end_with_an_error() {
+        let (share, maker) = (ShareId::random(), DeviceId::random());
+        assert_eq!(next_number(Epoch(u32::MAX), share, &maker), Err(Error::Exhausted));
+        assert!(next_number(Epoch(0xfffe_ffff), share, &maker).unwrap().0 >= 0xffff_0000);
+    }
+}

@@ -16,7 +16,7 @@ pub use crate::devices::Role;
 use crate::devices::{DeviceList, Listed};
 use crate::ids::{AccountId, DeviceId, Epoch, Incarnation, RecordHash, ShareId, VaultId};
 use crate::seal;
-use crate::secret::Secret32;
+use crate::secret::{Secret32, random_bytes};
 use crate::share::ShareKeys;
 
 /// Newer formats are refused, never guessed at.
@@ -146,10 +146,14 @@ impl Keyring {
     }
 
     pub(crate) fn seal(&self, vault_key: &Secret32, vault: VaultId) -> Vec<u8> {
-        let head = head(RING_MAGIC, vault);
+        self.seal_with(vault_key, vault, random_bytes())
+    }
+
+    fn seal_with(&self, vault_key: &Secret32, vault: VaultId, nonce: [u8; seal::NONCE]) -> Vec<u8> {
+        let mut out = head(RING_MAGIC, vault);
         let plain = self.to_stored().to_bytes();
-        let mut out = head.clone();
-        out.extend_from_slice(&seal::seal(&ring_key(vault_key, vault), &head, &plain));
+        let sealed = seal::seal_with(&ring_key(vault_key, vault), &out, &plain, nonce);
+        out.extend_from_slice(&sealed);
         out
     }
 
@@ -311,9 +315,13 @@ fn mark_key(vault_key: &Secret32, vault: VaultId) -> Secret32 {
 
 /// The mark as it lies outside the store: sealed, since heads tell who the peers are.
 pub(crate) fn seal_mark(mark: &Mark, vault_key: &Secret32, vault: VaultId) -> Vec<u8> {
+    seal_mark_with(mark, vault_key, vault, random_bytes())
+}
+
+fn seal_mark_with(mark: &Mark, vault_key: &Secret32, vault: VaultId, nonce: [u8; seal::NONCE]) -> Vec<u8> {
     let mut out = head(MARK_MAGIC, vault);
     let plain = postcard::to_allocvec(mark).unwrap_or_default();
-    let sealed = seal::seal(&mark_key(vault_key, vault), &out, &plain);
+    let sealed = seal::seal_with(&mark_key(vault_key, vault), &out, &plain, nonce);
     out.extend_from_slice(&sealed);
     out
 }
@@ -325,5 +333,100 @@ pub(crate) fn open_mark(vault_key: &Secret32, vault: VaultId, bytes: &[u8]) -> R
     match postcard::take_from_bytes(&plain) {
         Ok((mark, [])) => Ok(mark),
         _ => Err(Error::Damaged),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::{Cut, Listed};
+
+    /// Every field set, every byte chosen.
+    fn keyring() -> Keyring {
+        let device =
+            |n| DeviceKeys::from_secrets(&DeviceSecrets { sign: [n; 32], tls: [n + 1; 32], receive: [n + 2; 32] });
+        let (own, other, gone) = (device(1), device(11), device(21));
+        let account = AccountKey::from_secret(&Secret32::from_bytes([4; 32]));
+        let listed = |d: &DeviceKeys, role, name| Listed::new(d.public(), role, name, "me@example.org", 1_790_000_000);
+        let list = DeviceList::create(&account, &own, listed(&own, Role::Full, "laptop"))
+            .and_then(|list| list.with_added(&own, listed(&other, Role::Blind, "pi")))
+            .and_then(|list| list.with_added(&own, listed(&gone, Role::Full, "old")))
+            .and_then(|list| list.with_removed(&own, gone.id(), Cut::Lost(Vec::new())))
+            .unwrap();
+        let root = ShareId::from_bytes([5; 16]);
+        let mut keyring = Keyring::joining(own, Role::Full, account.id(), root);
+        keyring.account = Some(account);
+        keyring.list = Some(list);
+        let mut share = ShareKeys::new(root, Secret32::from_bytes([6; 32]));
+        share.insert(Epoch(0x1_0203), Secret32::from_bytes([7; 32]));
+        keyring.shares.push(share);
+        keyring.incarnation = Incarnation::from_bytes([8; 8]);
+        keyring.mark = Mark {
+            state: MarkState::Open,
+            session: 9,
+            heads: vec![Head {
+                share: root,
+                device: keyring.device.id(),
+                incarnation: keyring.incarnation,
+                number: 300,
+                hash: RecordHash::from_bytes([10; 32]),
+            }],
+        };
+        keyring.login = Some(Login {
+            jid: "me@example.org".into(),
+            password: Zeroizing::new("password".into()),
+            ca: Some("/ca.pem".into()),
+            server: Some("localhost:5222".into()),
+            plaintext: true,
+        });
+        keyring.extra.insert("name".into(), Zeroizing::new(b"value".to_vec()));
+        keyring
+    }
+
+    #[test]
+    fn vectors() {
+        use crate::vectors::hex;
+        let (vault, key) = (VaultId::from_bytes([1; 16]), Secret32::from_bytes([2; 32]));
+        let keyring = keyring();
+        let sealed = keyring.seal_with(&key, vault, [3; 12]);
+        let mark = seal_mark_with(&keyring.mark, &key, vault, [3; 12]);
+        let made = serde_json::json!({
+            "about": "vault 01.., vault key 02.., nonces 03..; the values stand in keymgr/src/keyring.rs",
+            "keyring": hex(&sealed),
+            "mark": hex(&mark),
+            "device list": hex(&keyring.list.as_ref().unwrap().to_bytes()),
+        });
+        crate::vectors::check("keyring", made);
+        let read = Keyring::open(&key, vault, &sealed).unwrap();
+        assert_eq!(read.to_stored().to_bytes(), keyring.to_stored().to_bytes());
+        assert_eq!(open_mark(&key, vault, &mark), Ok(keyring.mark));
+    }
+
+    #[test]
+    fn a_keyring_larger_than_the_first_buffer_is_sealed_whole() {
+        let mut keyring = keyring();
+        keyring.extra.insert("large".into(), Zeroizing::new(vec![1; 200_000]));
+        let (vault, key) = (VaultId::random(), Secret32::random());
+        let read = Keyring::open(&key, vault, &keyring.seal(&key, vault)).unwrap();
+        assert_eq!(read.extra, keyring.extra);
+    }
+
+    #[test]
+    fn an_account_key_of_another_account_is_refused() {
+        let mut keyring = keyring();
+        keyring.account = Some(AccountKey::generate());
+        let (vault, key) = (VaultId::random(), Secret32::random());
+        assert_eq!(Keyring::open(&key, vault, &keyring.seal(&key, vault)).err(), Some(Error::Damaged));
+    }
+
+    #[test]
+    fn a_mark_is_no_keyring_and_a_keyring_no_mark() {
+        let (vault, key) = (VaultId::random(), Secret32::random());
+        let mut mark = seal_mark(&Mark::first(), &key, vault);
+        mark[..8].copy_from_slice(RING_MAGIC);
+        assert_eq!(Keyring::open(&key, vault, &mark).err(), Some(Error::Damaged));
+        let mut ring = keyring().seal(&key, vault);
+        ring[..8].copy_from_slice(MARK_MAGIC);
+        assert_eq!(open_mark(&key, vault, &ring), Err(Error::Damaged));
     }
 }

@@ -13,3 +13,5 @@ pub mod secret;
 pub mod share;
 pub mod slot;
 pub mod vault;
+#[cfg(test)]
+mod vectors;

@@ -3,6 +3,8 @@
 //! The cipher does not commit to its key. Where a key comes from something that can be guessed, a commitment is
 //! checked first (see [`crate::slot`]).
 
+// Named for its feature `zeroize`, which aes-gcm-siv's own does not switch on.
+use aes as _;
 use aes_gcm_siv::aead::AeadInOut;
 use aes_gcm_siv::{Aes256GcmSiv, KeyInit, Nonce, Tag};
 use zeroize::Zeroizing;
@@ -61,5 +63,12 @@ mod tests {
             assert!(open(&key, b"about", &bad).is_none(), "byte {i}");
             assert!(open(&key, b"about", &sealed[..i]).is_none(), "cut at {i}");
         }
+    }
+
+    #[test]
+    fn vectors() {
+        let sealed = seal_with(&Secret32::from_bytes([1; 32]), b"about", b"plain", [2; NONCE]);
+        let about = "AES-256-GCM-SIV, key 01.., associated data 'about', plaintext 'plain', nonce 02..";
+        crate::vectors::check("seal", serde_json::json!({ "about": about, "sealed": crate::vectors::hex(&sealed) }));
     }
 }

@@ -154,4 +154,25 @@ mod tests {
         assert_eq!(keys.current(), Epoch(9));
         assert_eq!(keys.epochs().collect::<Vec<_>>(), [Epoch(1), Epoch(9)]);
     }
+
+    #[test]
+    fn vectors() {
+        let mut keys = ShareKeys::new(ShareId::from_bytes([1; 16]), Secret32::from_bytes([2; 32]));
+        keys.insert(Epoch(0x1_0203), Secret32::from_bytes([3; 32]));
+        let hex = |key: Option<Secret32>| crate::vectors::hex(key.unwrap().expose());
+        let made = keys.epochs().map(|e| {
+            serde_json::json!({
+                "epoch": e.0,
+                "page, lineage 04..": hex(keys.page_key(e, &LineageId::from_bytes([4; 16]))),
+                "header": hex(keys.header_key(e)),
+                "name, folder 05..": hex(keys.name_key(e, &NodeId::from_bytes([5; 16]))),
+                "locator": hex(keys.locator_key(e)),
+                "xattr": hex(keys.xattr_key(e)),
+                "attrs": hex(keys.attrs_key(e)),
+                "list": hex(keys.list_key(e)),
+            })
+        });
+        let about = "share 01.., key of epoch 1 02.., of epoch 66051 03..";
+        crate::vectors::check("share", serde_json::json!({ "about": about, "keys": made.collect::<Vec<_>>() }));
+    }
 }

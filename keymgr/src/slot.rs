@@ -405,4 +405,40 @@ mod tests {
         assert_eq!(scaled(0, Some(1)), 19, "the floor, however little there is");
         assert_eq!(scaled(100, None), 320);
     }
+
+    #[test]
+    fn vectors() {
+        use crate::vectors::hex;
+        let passphrase = sealed(Kind::Passphrase(Cost::minimum()));
+        let key_file = sealed(Kind::KeyFile);
+        let with = |memory_kib, passes, lanes| {
+            let mut bad = passphrase.clone();
+            bad.0.head.kind = Kind::Passphrase(Cost { memory_kib, passes, lanes });
+            hex(&bad.to_bytes())
+        };
+        let mut uncommitted = key_file.clone();
+        uncommitted.0.commitment = [0; 32];
+        let newer = hex(&[&MAGIC[..], &[2, 0], &key_file.to_bytes()[10..]].concat());
+        let made = serde_json::json!({
+            "about": "vault 01.., slot id 02.., salt 03.., vault key 04.., nonce 05..; passphrase 'right' at 19 MiB, \
+                      two passes, one lane; key file 40 bytes 09",
+            "passphrase": hex(&passphrase.to_bytes()),
+            "key file": hex(&key_file.to_bytes()),
+            "refused": {
+                "8 KiB of memory": with(8, 2, 1),
+                "4 TiB of memory": with(u32::MAX, 2, 1),
+                "one pass": with(19 * 1024, 1, 1),
+                "2^32 - 1 passes": with(19 * 1024, u32::MAX, 1),
+                "commitment of zeros": hex(&uncommitted.to_bytes()),
+                "newer": newer,
+            },
+        });
+        for (what, bytes) in made["refused"].as_object().unwrap() {
+            let bytes = data_encoding::HEXLOWER.decode(bytes.as_str().unwrap().as_bytes()).unwrap();
+            let unlock = Unlock::KeyFile(Zeroizing::new(vec![9; 40]));
+            let opened = Slot::parse(&bytes).and_then(|slot| slot.open(VaultId::from_bytes([1; 16]), &unlock));
+            assert!(opened.is_err(), "{what}");
+        }
+        crate::vectors::check("slot", made);
+    }
 }

@@ -392,3 +392,19 @@ fn open_slots(keys: &Path, vault: VaultId, unlock: &Unlock) -> Result<Vec<Secret
         _ => Ok(opened),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vectors() {
+        let config =
+            Config { vault: VaultId::from_bytes([1; 16]), root: ShareId::from_bytes([2; 16]), role: Role::Full };
+        let text = config.render(&[config.mac(&Secret32::from_bytes([3; 32]))]);
+        let (read, macs) = Config::parse(Path::new("kith.toml"), text.as_bytes()).unwrap();
+        assert_eq!(macs, [read.mac(&Secret32::from_bytes([3; 32]))]);
+        let made = serde_json::json!({ "about": "vault key 03..", "kith.toml": text });
+        crate::vectors::check("vault", made);
+    }
+}
