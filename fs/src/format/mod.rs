@@ -13,6 +13,9 @@ pub mod seal;
 pub mod tag;
 pub mod xattr;
 
+#[cfg(test)]
+mod vectors;
+
 /// The format's version, in every piece that authenticates.
 pub const VERSION: u8 = 1;
 /// Bytes of a page on the disk.
