@@ -34,6 +34,8 @@ pub enum Domain {
     Wrap,
     /// Pairing.
     Pairing,
+    /// A device's own word for its public keys.
+    Device,
     /// What a device publishes about itself.
     Presence,
     /// A blob left with a broker.
@@ -51,6 +53,7 @@ impl Domain {
             Self::EpochKey => "kith.v1 epoch",
             Self::Wrap => "kith.v1 wrap",
             Self::Pairing => "kith.v1 pairing",
+            Self::Device => "kith.v1 device keys",
             Self::Presence => "kith.v1 presence",
             Self::Blob => "kith.v1 blob",
         }
@@ -118,17 +121,25 @@ pub struct DevicePublic {
     pub tls: [u8; 32],
     /// X-Wing, to which epoch keys are wrapped.
     pub receive: Vec<u8>,
+    /// The device's own signature over the two: whoever lists a device cannot give it keys of another, so that a stolen
+    /// admin cannot slip its own under the name of a device that stays.
+    pub proof: Signature,
 }
 
 impl DevicePublic {
-    /// Whether every key is a valid point or key of its kind, and none stands for two uses.
+    /// Whether every key is valid for its use, none stands for two, and the device itself vouches for them.
     pub fn is_well_formed(&self) -> bool {
         let point = |bytes: &[u8; 32]| VerifyingKey::from_bytes(bytes).is_ok_and(|key| !key.is_weak());
         point(self.id.as_bytes())
             && point(&self.tls)
             && self.tls != *self.id.as_bytes()
             && x_wing::EncapsulationKey::try_from(self.receive.as_slice()).is_ok()
+            && verify(&self.id, Domain::Device, &proven(&self.tls, &self.receive), &self.proof)
     }
+}
+
+fn proven(tls: &[u8; 32], receive: &[u8]) -> Vec<u8> {
+    [tls, receive].concat()
 }
 
 /// A device's secret keys; they zeroize when dropped. No Debug.
@@ -149,11 +160,10 @@ impl DeviceKeys {
     }
 
     pub fn public(&self) -> DevicePublic {
-        DevicePublic {
-            id: self.id(),
-            tls: self.tls.verifying_key().to_bytes(),
-            receive: self.receive.encapsulation_key().to_bytes().to_vec(),
-        }
+        let tls = self.tls.verifying_key().to_bytes();
+        let receive = self.receive.encapsulation_key().to_bytes().to_vec();
+        let proof = self.sign(Domain::Device, &proven(&tls, &receive));
+        DevicePublic { id: self.id(), tls, receive, proof }
     }
 
     pub fn sign(&self, domain: Domain, bytes: &[u8]) -> Signature {
@@ -244,6 +254,14 @@ mod tests {
     }
 
     #[test]
+    fn n8_keys_that_a_device_does_not_vouch_for_itself_are_refused() {
+        let (victim, thief) = (DeviceKeys::generate().public(), DeviceKeys::generate().public());
+        assert!(!DevicePublic { tls: thief.tls, ..victim.clone() }.is_well_formed());
+        assert!(!DevicePublic { receive: thief.receive.clone(), ..victim.clone() }.is_well_formed());
+        assert!(!DevicePublic { id: victim.id, ..thief }.is_well_formed());
+    }
+
+    #[test]
     fn keys_come_back_from_their_seeds() {
         let keys = DeviceKeys::generate();
         let again = DeviceKeys::from_secrets(&keys.secrets());
@@ -274,6 +292,7 @@ mod tests {
             Domain::EpochKey,
             Domain::Wrap,
             Domain::Pairing,
+            Domain::Device,
             Domain::Presence,
             Domain::Blob,
         ];
@@ -283,6 +302,7 @@ mod tests {
             "id": public.id.to_string(),
             "tls": hex(&public.tls),
             "receive": blake3::hash(&public.receive).to_string(),
+            "proof": hex(public.proof.as_bytes()),
             "pkcs8": hex(&keys.tls_pkcs8()),
             "signatures": serde_json::Map::from_iter(signed),
         });

@@ -1,7 +1,7 @@
 //! The signed device list: who belongs to an account, and as what.
 //!
-//! The list is a set of signed statements that only grows ([`statement`]), and who is on it is a pure function of
-//! that set ([`view`]). So merging two lists is the union of their statements: it does not matter who merges what in
+//! The list is a set of signed statements that only grows (`devices/statement.rs`), and who is on it is a pure function of
+//! that set (`devices/view.rs`). So merging two lists is the union of their statements: it does not matter who merges what in
 //! which order, and an old list shown again changes nothing. Each author's statements are chained by hash; a removal
 //! says how far the removed admin's chain had been seen (its cut), and what that admin added past it falls.
 

@@ -1,8 +1,8 @@
 //! Small files that must survive a power cut whole: written aside, fsynced, renamed, the directory fsynced.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
@@ -21,25 +21,36 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
 }
 
 /// Replaces `path` by these bytes: after a crash it is the old file or the new one. Mode 0600.
-///
-/// The directory is locked meanwhile, so that two programs saving at once do not share the file written aside.
 pub fn save(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let dir = parent(path);
-    let aside = aside(path);
-    let lock = File::open(dir).map_err(at(dir))?;
-    let lock = Flock::lock(lock, FlockArg::LockExclusive).map_err(|(_, e)| at(dir)(e.into()))?;
     let write = || -> io::Result<()> {
-        match std::fs::remove_file(&aside) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+        let aside = aside(path);
+        let mut file = open_aside(&aside)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.set_len(0)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        std::fs::rename(&aside, path)?;
-        lock.sync_all()
+        std::fs::rename(&aside, path)
     };
-    write().map_err(at(path))
+    write().map_err(at(path))?;
+    sync_dir(parent(path))
+}
+
+/// The file written aside, locked: two programs that save at once do so one after the other, and one left by a crash is
+/// used again. Nothing else is locked, so that whoever holds the directory can save in it.
+fn open_aside(aside: &Path) -> io::Result<Flock<File>> {
+    loop {
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nix::libc::O_NOFOLLOW);
+        let file = Flock::lock(options.open(aside)?, FlockArg::LockExclusive).map_err(|(_, e)| io::Error::from(e))?;
+        let meta = file.metadata()?;
+        match aside.symlink_metadata() {
+            // Somebody's own file under another name: it is not ours to write.
+            Ok(now) if now.ino() == meta.ino() && meta.nlink() != 1 => std::fs::remove_file(aside)?,
+            Ok(now) if now.ino() == meta.ino() && now.dev() == meta.dev() => return Ok(file),
+            // Renamed by who held the lock before: that one is the saved file now.
+            _ => {}
+        }
+    }
 }
 
 /// The file's bytes, at most `max` of them: more is an error, not an allocation.
@@ -109,8 +120,6 @@ fn aside(path: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -128,6 +137,34 @@ mod tests {
         remove(&path).unwrap();
         remove(&path).unwrap();
         assert!(load(&path, 3).is_err());
+    }
+
+    #[test]
+    fn savers_at_once_leave_one_whole_file_and_a_held_directory_holds_up_nobody() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let _held = Flock::lock(File::open(dir.path()).unwrap(), FlockArg::LockExclusive).unwrap();
+        std::thread::scope(|scope| {
+            for n in 1..5u8 {
+                let path = &path;
+                scope.spawn(move || (0..20).for_each(|_| save(path, &vec![n; n as usize * 1000]).unwrap()));
+            }
+        });
+        let bytes = load(&path, 10_000).unwrap();
+        assert_eq!(bytes.len(), bytes[0] as usize * 1000);
+        assert!(bytes.iter().all(|b| *b == bytes[0]));
+        assert!(!aside(&path).exists());
+    }
+
+    #[test]
+    fn a_file_of_another_name_is_not_written_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("file"), dir.path().join("other"));
+        std::fs::write(&other, b"other").unwrap();
+        std::fs::hard_link(&other, aside(&path)).unwrap();
+        save(&path, b"mine").unwrap();
+        assert_eq!(std::fs::read(&other).unwrap(), b"other");
+        assert_eq!(load(&path, 10).unwrap().as_slice(), b"mine");
     }
 
     #[test]

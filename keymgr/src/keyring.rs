@@ -2,7 +2,7 @@
 //! the mark of the last session, in it and outside the store.
 //!
 //! File: `kithring`, format version (u16), vault id, then nonce, ciphertext and tag. All before the nonce is
-//! associated data. Inside: postcard of [`Stored`].
+//! associated data. Inside: postcard of `Stored`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

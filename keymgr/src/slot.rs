@@ -1,6 +1,6 @@
 //! A slot: the vault key wrapped under a passphrase (Argon2id, RFC 9106) or a key file.
 //!
-//! A slot file is `kithslot`, a format version and the postcard of [`Body`]. Everything before the commitment is
+//! A slot file is `kithslot`, a format version and the postcard of `Body`. Everything before the commitment is
 //! bound into it and into the wrap, so that a slot of another vault or with other parameters opens nothing. The
 //! commitment to the wrapping key is compared before the cipher sees anything: AES-GCM-SIV alone would let one slot
 //! open under many passphrases (Len, Grubbs, Ristenpart: Partitioning Oracle Attacks, 2021).
