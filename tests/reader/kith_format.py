@@ -254,7 +254,7 @@ class Cut:
 
 
 def open_attrs(keys, id, raw):
-    need(32 <= len(raw) <= 262144, "no attributes' length")
+    need(32 <= len(raw) <= 40960, "no attributes' length")
 
     def use(epoch):
         about = bytes([VERSION]) + raw[:4] + id

@@ -35,7 +35,7 @@ impl Changed {
     /// Also what `other` says.
     pub fn merge(&mut self, other: Changed) {
         if let Some(from) = other.from {
-            self.from_on(from);
+            self.starting_at(from);
         }
         self.groups.extend(other.groups);
     }
@@ -66,10 +66,10 @@ impl Changed {
 
     /// The length changed, and was or is no less than `least`.
     pub(super) fn length(&mut self, least: u64) {
-        self.from_on(u32::try_from(least.saturating_sub(1) / GROUP).unwrap_or(u32::MAX));
+        self.starting_at(u32::try_from(least.saturating_sub(1) / GROUP).unwrap_or(u32::MAX));
     }
 
-    fn from_on(&mut self, from: u32) {
+    fn starting_at(&mut self, from: u32) {
         self.from = Some(self.from.map_or(from, |old| old.min(from)));
     }
 }

@@ -87,6 +87,12 @@ pub fn killed() -> io::Error {
     io::Error::other("killed")
 }
 
+impl Default for SimDisk {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl SimDisk {
     pub fn new() -> Self {
         let root = Node::new(true, 0o700);
