@@ -3,6 +3,8 @@
 //! The layout is specified in kith-protocol(7), RECORDS. Bytes are parsed once, here, into a type that cannot be
 //! wrong; a record is named by the hash of its bytes as they were received.
 
+use keymgr::device::{self, DeviceKeys, Domain, Signature};
+use keymgr::devices::{Cut, DeviceList, Role};
 use keymgr::ids::{
     DeviceId, Epoch, FileId, Incarnation, LineageId, Locator, NodeId, RecordHash, Root, ShareId, StoreName,
 };
@@ -17,7 +19,7 @@ pub const MAX_REPLACES: usize = 256;
 /// Sealed attributes of one node.
 pub const MAX_ATTRS: usize = 40 * 1024;
 /// Records that take effect together.
-pub const MAX_TOGETHER: u16 = 4096;
+pub const MAX_TOGETHER: u16 = 256;
 
 const VERSION: u8 = 1;
 const SIGNATURE: usize = 64;
@@ -221,8 +223,52 @@ impl Record {
 }
 
 impl Signed {
+    /// A record of this device: `number` is one more than that of `previous`, or 1.
+    pub fn sign(
+        keys: &DeviceKeys,
+        incarnation: Incarnation,
+        number: u64,
+        previous: Option<RecordHash>,
+        list: u64,
+        record: Record,
+    ) -> Result<Self, RecordError> {
+        let author = Author { device: keys.id(), incarnation };
+        Self::assemble(author, number, previous, list, record, |bytes| *keys.sign(Domain::Record, bytes).as_bytes())
+    }
+
+    /// Whether a record that was not accepted before may be: its author is on the list, may write, and signed it; or
+    /// it lies before the cut of a device that was lost. Whatever list the record itself names.
+    pub fn verify(&self, list: &DeviceList) -> Result<(), RecordError> {
+        let Author { device, incarnation } = self.entry.author;
+        match (list.get(&device), list.cut(&device)) {
+            (Some(listed), _) if listed.role != Role::Full => return Err(RecordError::MayNotWrite(device)),
+            (Some(_), None) => {}
+            (_, Some(Cut::Lost(cuts))) => {
+                let share = self.entry.record.share;
+                let believed = |c: &keymgr::devices::RecordCut| {
+                    (c.share, c.incarnation) == (share, incarnation) && self.entry.number <= c.number
+                };
+                if !cuts.iter().any(believed) {
+                    return Err(RecordError::NotListed(device));
+                }
+            }
+            _ => return Err(RecordError::NotListed(device)),
+        }
+        self.verify_signature()
+    }
+
+    /// The signature alone, for what was accepted before: the own log, or a kin's snapshot.
+    pub fn verify_signature(&self) -> Result<(), RecordError> {
+        let signature = Signature::from_bytes(self.signature());
+        if device::verify(&self.device(), Domain::Record, self.signed_bytes(), &signature) {
+            Ok(())
+        } else {
+            Err(RecordError::Signature(self.device()))
+        }
+    }
+
     /// Signs with `sign`, which is given all bytes before the signature.
-    pub fn assemble(
+    fn assemble(
         author: Author,
         number: u64,
         previous: Option<RecordHash>,
@@ -348,6 +394,21 @@ mod tests {
         assert_eq!(one, two);
         assert_eq!(two.entry().record, record());
         assert_eq!((two.list_version(), two.signature()), (3, [12; 64]));
+    }
+
+    #[test]
+    fn one_changed_byte_ends_the_signature() {
+        let keys = DeviceKeys::generate();
+        let incarnation = Incarnation::from_bytes([1; 8]);
+        let one = Signed::sign(&keys, incarnation, 1, None, 1, record()).unwrap();
+        assert_eq!(one.verify_signature(), Ok(()));
+        for at in (0..one.bytes().len()).step_by(7) {
+            let mut bytes = one.bytes().to_vec();
+            bytes[at] ^= 1;
+            assert!(
+                Signed::parse(&bytes).is_ok_and(|s| s.verify_signature().is_err()) || Signed::parse(&bytes).is_err()
+            );
+        }
     }
 
     #[test]

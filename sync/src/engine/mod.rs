@@ -3,22 +3,32 @@
 //! Pure: no clock, no I/O, no randomness. Events come in by `handle_*`, what to do goes out by `poll_*`. The tree is
 //! a function of the records held and of the bodies that are whole here; nothing depends on the order of arrival.
 
+mod adopt;
+mod author;
+mod disk;
+mod forget;
 mod heads;
+mod node;
 mod observation;
+mod settle;
 mod steps;
+mod view;
 
+pub use disk::{DiskNode, DiskPlace};
+pub use forget::Forgotten;
 pub use heads::{Head, Heads};
 pub use observation::{EntryId, Observation, ObservedEntry, ObservedFile, ObservedFolder};
+pub use settle::{Settled, Unsettled};
 pub use steps::{Done, Spot, Step, StepId};
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-use keymgr::ids::{DeviceId, FileId, Locator, NodeId, RecordHash, Root, ShareId, StoreName};
+use keymgr::ids::{DeviceId, FileId, NodeId, RecordHash, Root, ShareId, StoreName};
 
-use crate::record::{Content, Entry, Kind, Place, Record};
-use disk::DiskNode;
-
-pub mod disk;
+use crate::record::{Author, Content, Entry, Kind, Record};
+use disk::Disk;
+use node::{Held, Node};
+use view::Tree;
 
 /// What became of a record that was handed in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,178 +52,426 @@ pub struct Wanted {
     pub base: Option<Content>,
 }
 
-/// What only a writer with keys can put in order.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Unsettled {
-    /// Contents set apart: the loser becomes a file of its own. `copy_as(loser.root's body, file)`,
-    /// `conflict_name(place.parent, place.name, file, label of by)`.
-    Contents {
-        node: NodeId,
-        record: RecordHash,
-        loser: Content,
-        by: DeviceId,
-        place: Place,
-        copy: NodeId,
-        file: FileId,
-    },
-    /// A name that another entry keeps: `conflict_name(place.parent, place.name, id, label of by)`.
-    Name { node: NodeId, place: Place, id: EntryId, by: DeviceId },
-    /// A name or locator sealed for another folder or file: `reseal(place.parent, place.name, to, id)`.
-    Seal { node: NodeId, place: Place, to: NodeId, id: EntryId },
+/// Rules of the merge. All hold; a test switches one off to see what is lost without it.
+#[doc(hidden)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rules {
+    /// An edit of a file in conflict does not replace the other side.
+    pub dot: bool,
+    /// Place, content and attributes merge apart.
+    pub fields: bool,
+    /// A folder is there as long as something living is in it.
+    pub adddel: bool,
+    /// A cycle of folders is cut; one of them hangs at the root.
+    pub cycle: bool,
+    /// A delete removes what its author had seen, not what was done apart from it.
+    pub delseen: bool,
+    /// What lies under what was seen and is not held is gone.
+    pub frontier: bool,
+    /// A record takes effect when its body is whole here.
+    pub bodies: bool,
+    /// A file id never published that takes a published file's name takes its node.
+    pub saved: bool,
+    /// Records that belong together take effect all or none.
+    pub together: bool,
 }
 
-/// What the keys gave for an [`Unsettled`]: the new name and its locator, and for contents the copy's content.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Settled {
-    pub name: StoreName,
-    pub locator: Locator,
-    pub copy: Option<Content>,
+impl Default for Rules {
+    fn default() -> Self {
+        Self {
+            dot: true,
+            fields: true,
+            adddel: true,
+            cycle: true,
+            delseen: true,
+            frontier: true,
+            bodies: true,
+            saved: true,
+            together: true,
+        }
+    }
 }
 
-/// What is no longer held, after [`Engine::forget`] or [`Engine::handle_snapshot`].
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Forgotten {
-    pub records: Vec<RecordHash>,
-}
-
+/// The engine of one share on one device.
 pub struct Engine {
     share: ShareId,
     me: DeviceId,
     can_write: bool,
+    rules: Rules,
+    root: NodeId,
+    // records
+    nodes: HashMap<NodeId, Node>,
+    by_hash: HashMap<RecordHash, NodeId>,
+    by_file: HashMap<FileId, NodeId>,
+    by_root: HashMap<Root, BTreeSet<NodeId>>,
+    numbers: HashMap<Author, BTreeMap<u64, RecordHash>>,
+    /// Named as replaced by a record that is or was held.
+    replaced: HashSet<RecordHash>,
+    /// Bodies that are whole here beside the tree.
+    bodies: HashSet<Root>,
+    heads: Heads,
+    floor: Heads,
+    acks: BTreeMap<DeviceId, Heads>,
+    // the tree, the disk, and the way from one to the other
+    dirty: BTreeSet<NodeId>,
+    tree: Tree,
+    disk: Disk,
+    wants: BTreeMap<NodeId, Vec<Content>>,
+    odd: BTreeSet<NodeId>,
+    drafted: VecDeque<(Record, author::Commit)>,
+    pending: BTreeMap<Spot, author::Pending>,
+    steps: steps::Queue,
 }
 
 impl Engine {
+    /// `can_write`: a full device of a writer. Others never author, and show the same tree.
     pub fn new(share: ShareId, me: DeviceId, can_write: bool) -> Self {
-        Self { share, me, can_write }
+        Self::with_rules(share, me, can_write, Rules::default())
+    }
+
+    #[doc(hidden)]
+    pub fn with_rules(share: ShareId, me: DeviceId, can_write: bool, rules: Rules) -> Self {
+        let root = NodeId::root_of(share);
+        Self {
+            share,
+            me,
+            can_write,
+            rules,
+            root,
+            nodes: HashMap::new(),
+            by_hash: HashMap::new(),
+            by_file: HashMap::new(),
+            by_root: HashMap::new(),
+            numbers: HashMap::new(),
+            replaced: HashSet::new(),
+            bodies: HashSet::new(),
+            heads: Heads::default(),
+            floor: Heads::default(),
+            acks: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            tree: Tree::new(root, rules),
+            disk: Disk::new(root),
+            wants: BTreeMap::new(),
+            odd: BTreeSet::new(),
+            drafted: VecDeque::new(),
+            pending: BTreeMap::new(),
+            steps: steps::Queue::default(),
+        }
     }
 
     // ---- what came
 
-    /// Before the log is read back: how far it was read, and under which floor records were forgotten.
-    pub fn restore(&mut self, _heads: Heads, _floor: Heads) {}
-
-    /// A record whose signature and author were verified; from the log, from a peer, or just signed here.
-    pub fn handle_record(&mut self, _entry: Entry) -> Taken {
-        Taken::New
+    /// Before the log is read back: how far every author was read when records were last forgotten (or taken from a
+    /// snapshot), and the floor under which they were.
+    pub fn restore(&mut self, heads: Heads, floor: Heads) {
+        self.heads.merge(&heads);
+        self.floor.merge(&floor);
     }
 
-    /// The body with this root is whole here, be it in the tree or beside it.
-    pub fn handle_body(&mut self, _root: Root) {}
+    /// A record whose signature and author were verified: from a peer's log in the order of its numbers, or just
+    /// signed here.
+    pub fn handle_record(&mut self, entry: Entry) -> Taken {
+        if self.by_hash.contains_key(&entry.hash) {
+            return Taken::Known;
+        }
+        let head = self.heads.get(&entry.author).copied();
+        let expected = head.map_or(1, |h| h.number.saturating_add(1));
+        let fork = match head {
+            _ if entry.number > expected => return Taken::Early { expected },
+            Some(head) if entry.number == head.number => true,
+            Some(head) if entry.number == expected => entry.previous != Some(head.hash),
+            Some(_) if self.rules.frontier => return Taken::Known,
+            _ => false,
+        };
+        self.heads.raise(entry.author, Head { number: entry.number, hash: entry.hash });
+        self.store(entry);
+        if fork { Taken::Fork } else { Taken::New }
+    }
+
+    /// A record that somebody holds under a floor: from the own log when it is read back, or from a peer's snapshot.
+    /// Gaps before it are what was forgotten; [`Self::restore`] or [`Self::handle_snapshot`] says how far.
+    pub fn handle_held(&mut self, entry: Entry) {
+        if self.by_hash.contains_key(&entry.hash) {
+            return;
+        }
+        if entry.number == self.heads.number(&entry.author).saturating_add(1) {
+            self.heads.raise(entry.author, Head { number: entry.number, hash: entry.hash });
+        }
+        self.store(entry);
+    }
+
+    /// The body with this root is whole here, beside the tree.
+    pub fn handle_body(&mut self, root: Root) {
+        if self.bodies.insert(root) {
+            self.touch_root(&root);
+        }
+    }
 
     /// It is no longer kept beside the tree.
-    pub fn handle_body_gone(&mut self, _root: Root) {}
-
-    /// A device's own signed heads, from itself or from another.
-    pub fn handle_peer_heads(&mut self, _device: DeviceId, _heads: &Heads) {}
-
-    /// A peer with `heads` whose floor lies above this device's heads holds `held` and nothing else, all of which was
-    /// handed in by `handle_record` or is held: what it has seen and holds no more was replaced or deleted.
-    pub fn handle_snapshot(&mut self, _heads: &Heads, _floor: &Heads, _held: &HashSet<RecordHash>) -> Forgotten {
-        Forgotten::default()
+    pub fn handle_body_gone(&mut self, root: Root) {
+        if self.bodies.remove(&root) {
+            self.lost_root(&root);
+        }
     }
 
-    // ---- what the disk shows
-
-    /// As the index kept it, after the records and bodies.
-    pub fn load_disk(&mut self, _nodes: impl IntoIterator<Item = (NodeId, DiskNode)>) {}
-
-    /// What changed of it since the last call, for the index.
-    pub fn take_disk_changes(&mut self) -> Vec<(NodeId, Option<DiskNode>)> {
-        Vec::new()
+    fn store(&mut self, entry: Entry) {
+        let Entry { hash, author, number, record, .. } = entry;
+        let id = record.node;
+        if author.device == self.me
+            && let Some((draft, commit)) = self.drafted.pop_front()
+        {
+            if draft == record {
+                self.commit(id, hash, commit);
+            } else {
+                self.drafted.push_front((draft, commit));
+            }
+        }
+        self.by_hash.insert(hash, id);
+        self.numbers.entry(author).or_default().insert(number, hash);
+        if let Some(content) = record.content() {
+            self.by_file.insert(content.file, id);
+            self.by_root.entry(content.root).or_default().insert(id);
+        }
+        self.replaced.extend(record.replaces.iter().copied());
+        let replaces = record.replaces.clone();
+        self.nodes.entry(id).or_default().insert(hash, Held { author, number, record });
+        self.dirty.insert(id);
+        // Groups that this one completes, breaks, or takes a member's place in.
+        self.touch_group(author, number);
+        self.touch_group(author, number.saturating_sub(1));
+        for old in replaces {
+            if let Some(held) = self.record(&old) {
+                let (author, number) = (held.author, held.number);
+                self.touch_group(author, number);
+            }
+        }
     }
 
-    /// Where there is no index: a listing of every folder, every file with its root. What records explain is taken
-    /// as shown by them; anything else is left, and is authored only if fs observes it.
-    pub fn adopt(&mut self, _scan: &Observation) {}
-
-    /// Drafts of records for what fs did. The caller signs them in this order with consecutive numbers, makes them
-    /// durable and hands them back by `handle_record` before the next call.
-    pub fn author(&mut self, _seen: &Observation) -> Vec<Record> {
-        Vec::new()
+    fn record(&self, hash: &RecordHash) -> Option<&Held> {
+        self.nodes.get(self.by_hash.get(hash)?)?.records.get(hash)
     }
 
-    // ---- what to do
-
-    /// The next step that brings the disk to what the records show. Several may be under way.
-    pub fn poll_step(&mut self) -> Option<(StepId, Step)> {
-        None
+    fn touch_group(&mut self, author: Author, number: u64) {
+        let Some(numbers) = self.numbers.get(&author) else { return };
+        let Some(held) = numbers.get(&number).and_then(|h| self.record(h)) else { return };
+        let Some(together) = held.record.together else { return };
+        let Some(first) = number.checked_sub(together.index.into()) else { return };
+        let members = numbers.range(first..first.saturating_add(together.count.into()));
+        let nodes: Vec<NodeId> = members.filter_map(|(_, h)| self.by_hash.get(h).copied()).collect();
+        self.dirty.extend(nodes);
     }
 
-    pub fn handle_done(&mut self, _step: StepId, _done: Done) {}
-
-    /// Steps that were refused or found busy are tried again.
-    pub fn retry(&mut self) {}
-
-    pub fn wanted(&self) -> Vec<Wanted> {
-        Vec::new()
+    /// A body came: records that name it may take effect.
+    fn touch_root(&mut self, root: &Root) {
+        let nodes: Vec<NodeId> = self.by_root.get(root).into_iter().flatten().copied().collect();
+        for id in nodes {
+            self.dirty.insert(id);
+            let Some(node) = self.nodes.get(&id) else { continue };
+            let named = |h: &&Held| h.record.together.is_some() && h.record.content().is_some_and(|c| c.root == *root);
+            let groups: Vec<_> = node.records.values().filter(named).map(|h| (h.author, h.number)).collect();
+            groups.into_iter().for_each(|(author, number)| self.touch_group(author, number));
+        }
     }
 
-    /// Whether a body must be kept though the tree does not show it.
-    pub fn needs(&self, _root: &Root) -> bool {
-        true
+    /// A body went: older versions may be the newest that are whole.
+    fn lost_root(&mut self, root: &Root) {
+        if self.has_body(root) {
+            return;
+        }
+        for id in self.by_root.get(root).into_iter().flatten() {
+            if let Some(node) = self.nodes.get_mut(id) {
+                node.reconsider();
+            }
+        }
+        self.touch_root(root);
     }
 
-    /// Conflicts and names to be settled by a writer; a reader and a blind device list them.
-    pub fn unsettled(&self) -> Vec<Unsettled> {
-        Vec::new()
+    fn has_body(&self, root: &Root) -> bool {
+        !self.rules.bodies || self.bodies.contains(root) || self.disk.has_body(root)
     }
 
-    /// Drafts, to be treated as those of [`Self::author`]. Empty where it was settled meanwhile. The body of a copy
-    /// must have been handed in before.
-    pub fn settle(&mut self, _what: &Unsettled, _how: &Settled) -> Vec<Record> {
-        Vec::new()
+    fn body_of(&self, record: &Record) -> bool {
+        record.content().is_none_or(|c| self.has_body(&c.root))
+    }
+
+    /// Whether a record takes effect: its body is whole here, and those of all that belong together with it.
+    fn works(&self, held: &Held) -> bool {
+        self.body_of(&held.record) && (!self.rules.together || self.group_works(held))
+    }
+
+    fn group_works(&self, held: &Held) -> bool {
+        let Some(group) = held.record.together else { return true };
+        let Some(first) = held.number.checked_sub(group.index.into()) else { return true };
+        let Some(numbers) = self.numbers.get(&held.author) else { return true };
+        let seen = self.heads.number(&held.author);
+        let mut all = true;
+        for index in 0..group.count {
+            let number = first.saturating_add(index.into());
+            match numbers.get(&number).and_then(|h| Some((h, self.record(h)?))) {
+                Some((hash, member)) => {
+                    if member.record.together.is_none_or(|t| (t.index, t.count) != (index, group.count)) {
+                        return true; // the author ended in the midst of it: it never was one
+                    }
+                    all &= self.body_of(&member.record) || self.replaced.contains(hash);
+                }
+                // Not here yet; or, under what was seen, forgotten since something replaced it.
+                None => all &= seen >= number,
+            }
+        }
+        all
+    }
+
+    /// Brings states, tree and queue up to date with what came.
+    fn refresh(&mut self) {
+        while let Some(id) = self.dirty.pop_first() {
+            let Some(node) = self.nodes.get(&id) else { continue };
+            let works: HashSet<RecordHash> =
+                node.tops().iter().filter(|h| node.records.get(h).is_some_and(|r| self.works(r))).copied().collect();
+            let Some(mut node) = self.nodes.remove(&id) else { continue };
+            node.resolve(&self.rules, |hash, _| works.contains(hash));
+            self.tree.set(id, &node.shown);
+            let missing = |h: &RecordHash| {
+                let content = node.records.get(h)?.record.content()?;
+                (!self.has_body(&content.root) && !self.replaced.contains(h)).then_some(*content)
+            };
+            let mut wants: Vec<Content> = node.tops().iter().filter_map(missing).collect();
+            wants.sort();
+            wants.dedup();
+            let odd = node.shown.contents.len() > 1
+                || node.shown.contents.first().is_some_and(|s| node.shown.sealed_for != Some(s.content.file));
+            if wants.is_empty() {
+                self.wants.remove(&id);
+            } else {
+                self.wants.insert(id, wants);
+            }
+            if odd {
+                self.odd.insert(id);
+            } else {
+                self.odd.remove(&id);
+            }
+            if !node.records.is_empty() {
+                self.nodes.insert(id, node);
+            }
+        }
+        for id in self.tree.take_touched() {
+            self.requeue(id);
+        }
     }
 
     // ---- questions
 
+    /// Bodies that records name and that are not here, of the newest versions.
+    pub fn wanted(&mut self) -> Vec<Wanted> {
+        self.refresh();
+        let wanted = self.wants.iter().flat_map(|(node, contents)| {
+            let shown = self.disk.get(node).and_then(|d| d.content);
+            contents.iter().map(move |content| Wanted {
+                node: *node,
+                content: *content,
+                base: shown.filter(|s| s.lineage == content.lineage),
+            })
+        });
+        wanted.collect()
+    }
+
+    /// Whether a body must be kept though the tree does not show it: a side of a conflict, a version that others
+    /// may still lack the replacement of, or one that has no entry here.
+    pub fn needs(&mut self, root: &Root) -> bool {
+        self.refresh();
+        let nodes = self.by_root.get(root).into_iter().flatten().filter_map(|n| self.nodes.get(n));
+        let names = |h: &RecordHash, node: &Node| {
+            node.records.get(h).and_then(|r| r.record.content()).is_some_and(|c| c.root == *root)
+        };
+        let mut nodes = nodes;
+        nodes.any(|node| node.tops().iter().any(|h| names(h, node)))
+    }
+
     pub fn heads(&self) -> &Heads {
-        unimplemented!()
+        &self.heads
     }
 
+    /// What lies under it and is not held was forgotten.
     pub fn floor(&self) -> &Heads {
-        unimplemented!()
+        &self.floor
     }
 
-    pub fn holds(&self, _record: &RecordHash) -> bool {
-        false
+    pub fn holds(&self, record: &RecordHash) -> bool {
+        self.by_hash.contains_key(record)
     }
 
     /// All records that are held; a snapshot is these and [`Self::heads`].
-    pub fn held(&self) -> impl Iterator<Item = RecordHash> {
-        std::iter::empty()
+    pub fn held(&self) -> impl Iterator<Item = RecordHash> + '_ {
+        self.by_hash.keys().copied()
     }
 
-    /// Drops what every one of `listed` is known to have seen the end of.
-    pub fn forget(&mut self, _listed: &[DeviceId]) -> Forgotten {
-        Forgotten::default()
+    /// As the index kept it, after the records and bodies.
+    pub fn load_disk(&mut self, nodes: impl IntoIterator<Item = (NodeId, DiskNode)>) {
+        for (id, node) in nodes {
+            self.put_disk(id, node);
+        }
+        self.disk.take_changed();
+        self.requeue_all();
+    }
+
+    /// What changed of it since the last call, for the index.
+    pub fn take_disk_changes(&mut self) -> Vec<(NodeId, Option<DiskNode>)> {
+        self.refresh();
+        self.disk.take_changed()
+    }
+
+    fn put_disk(&mut self, id: NodeId, node: DiskNode) {
+        let before: Vec<Spot> = self.disk.get(&id).map(|d| d.spots().cloned().collect()).unwrap_or_default();
+        let is_new = !self.disk.has(&id);
+        for root in self.disk.put(id, node) {
+            if self.disk.has_body(&root) { self.touch_root(&root) } else { self.lost_root(&root) }
+        }
+        if is_new {
+            self.came(&id);
+        }
+        self.left(&id, before);
+    }
+
+    fn remove_disk(&mut self, id: &NodeId) {
+        let before: Vec<Spot> = self.disk.get(id).map(|d| d.spots().cloned().collect()).unwrap_or_default();
+        for root in self.disk.remove(id) {
+            self.lost_root(&root);
+        }
+        self.left(id, before);
+    }
+
+    pub fn disk_node(&self, node: &NodeId) -> Option<&DiskNode> {
+        self.disk.get(node)
     }
 
     /// What the records say of a file that this disk shows.
-    pub fn disk_file(&self, _file: &FileId) -> Option<Content> {
-        None
+    pub fn disk_file(&self, file: &FileId) -> Option<Content> {
+        self.disk.get(&self.disk.node_of(file)?)?.content
     }
 
-    /// What the records say is in a directory of this disk (all of its headers), by store name.
-    pub fn disk_folder(&self, _node: &NodeId) -> Option<Vec<(StoreName, EntryId)>> {
-        None
+    /// What the records say is in a directory of this disk (under all of its headers), by store name.
+    pub fn disk_folder(&self, node: &NodeId) -> Option<Vec<(StoreName, EntryId)>> {
+        self.disk.get(node).filter(|d| d.kind == Kind::Folder)?;
+        let headers = self.disk.headers(node);
+        let children = headers.iter().flat_map(|h| self.disk.children(h));
+        Some(children.filter_map(|(name, n)| Some((name.clone(), self.disk.get(&n)?.id(n)))).collect())
     }
 
     /// The store names from the share's root down to a folder or file of this disk (its first name).
-    pub fn disk_path(&self, _node: &NodeId) -> Option<Vec<StoreName>> {
-        None
+    pub fn disk_path(&self, node: &NodeId) -> Option<Vec<StoreName>> {
+        if *node == self.root {
+            return Some(Vec::new());
+        }
+        self.spot_path(self.disk.get(node)?.spots().next()?)
     }
 
     /// The store names from the share's root down to a spot: where a step finds or puts an entry.
-    pub fn spot_path(&self, _spot: &Spot) -> Option<Vec<StoreName>> {
-        None
+    pub fn spot_path(&self, spot: &Spot) -> Option<Vec<StoreName>> {
+        self.disk.path(spot)
     }
 
-    pub fn node_of(&self, _file: &FileId) -> Option<NodeId> {
-        None
-    }
-
-    pub fn kind(&self, _node: &NodeId) -> Option<Kind> {
-        None
+    /// Whose file it is, by this disk or by the records.
+    pub fn node_of(&self, file: &FileId) -> Option<NodeId> {
+        self.disk.node_of(file).or_else(|| self.by_file.get(file).copied())
     }
 
     pub fn share(&self) -> ShareId {

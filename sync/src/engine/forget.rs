@@ -1,0 +1,123 @@
+//! Forgetting: what every listed device has seen the end of is dropped, and a snapshot says what that was.
+
+use std::collections::{BTreeSet, HashSet};
+
+use keymgr::ids::{DeviceId, NodeId, RecordHash};
+
+use super::{Engine, Heads};
+use crate::record::Content;
+
+/// Records that are no longer held; the log drops them too.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Forgotten {
+    pub records: Vec<RecordHash>,
+}
+
+impl Engine {
+    /// A device's own signed heads, from itself or passed on: how far it has read every author.
+    pub fn handle_peer_heads(&mut self, device: DeviceId, heads: &Heads) {
+        if device != self.me {
+            self.acks.entry(device).or_default().merge(heads);
+        }
+    }
+
+    /// A device that is listed no more, or that began anew: what it said it had seen does not count.
+    pub fn handle_peer_gone(&mut self, device: &DeviceId) {
+        self.acks.remove(device);
+    }
+
+    /// Drops what every one of `listed` is known to have seen the end of. Afterwards [`Self::heads`] and
+    /// [`Self::floor`] must be durable before the records are dropped from the log.
+    pub fn forget(&mut self, listed: &[DeviceId]) -> Forgotten {
+        self.refresh();
+        let mut stable = self.heads.clone();
+        for device in listed.iter().filter(|d| **d != self.me) {
+            match self.acks.get(device) {
+                // Something that it wrote apart may still be on its way: it decides what is stale.
+                Some(heads) if !self.heads.covers_all(heads) => return Forgotten::default(),
+                Some(heads) => stable = stable.meet(heads),
+                None => return Forgotten::default(),
+            }
+        }
+        let mut gone = Vec::new();
+        for (id, node) in &self.nodes {
+            let is_stable = |h: &RecordHash| node.records.get(h).is_some_and(|r| stable.covers(&r.author, r.number));
+            let tops = node.tops();
+            if tops.len() != node.shown.heads.len() || !tops.iter().all(is_stable) {
+                continue; // a newer version has no body here yet, or is not known to all
+            }
+            if !node.shown.live {
+                let busy = |child: NodeId| self.nodes.get(&child).is_some_and(|n| n.shown.live);
+                if !self.tree.children(id).any(busy) {
+                    gone.extend(node.records.keys().copied());
+                    continue;
+                }
+            }
+            if let [only] = tops {
+                gone.extend(node.records.keys().filter(|h| *h != only && is_stable(h)).copied());
+            }
+        }
+        self.floor.merge(&stable);
+        self.drop_records(gone)
+    }
+
+    /// The snapshot of a full device: with `floor`, `held` is all that it holds, and every record of that was handed
+    /// in by [`Self::handle_held`] or is held here. What lies under its floor and is not among them was replaced or
+    /// deleted, and everyone listed knew.
+    pub fn handle_snapshot(&mut self, heads: &Heads, floor: &Heads, held: &HashSet<RecordHash>) -> Forgotten {
+        self.refresh();
+        let mut gone = Vec::new();
+        for node in self.nodes.values().filter(|_| self.rules.frontier) {
+            let pending = node.tops().len() > node.shown.heads.len();
+            for (hash, record) in &node.records {
+                // The newest version that is whole here stays until a newer one is.
+                let shown = pending && node.shown.heads.contains(hash);
+                if floor.covers(&record.author, record.number) && !held.contains(hash) && !shown {
+                    gone.push(*hash);
+                }
+            }
+        }
+        self.heads.merge(heads);
+        self.floor.merge(floor);
+        self.drop_records(gone)
+    }
+
+    fn drop_records(&mut self, records: Vec<RecordHash>) -> Forgotten {
+        let mut nodes = BTreeSet::new();
+        let mut contents = Vec::new();
+        for hash in &records {
+            let Some(id) = self.by_hash.remove(hash) else { continue };
+            let Some(node) = self.nodes.get_mut(&id) else { continue };
+            let Some(held) = node.records.remove(hash) else { continue };
+            if let Some(numbers) = self.numbers.get_mut(&held.author) {
+                numbers.remove(&held.number);
+            }
+            contents.extend(held.record.content().map(|c| (id, *c)));
+            nodes.insert(id);
+        }
+        for (id, content) in contents {
+            let still = |f: &dyn Fn(&Content) -> bool| {
+                let node = self.nodes.get(&id);
+                node.is_some_and(|n| n.records.values().filter_map(|h| h.record.content()).any(f))
+            };
+            if !still(&|c| c.file == content.file) && self.by_file.get(&content.file) == Some(&id) {
+                self.by_file.remove(&content.file);
+            }
+            if !still(&|c| c.root == content.root)
+                && let Some(named) = self.by_root.get_mut(&content.root)
+            {
+                named.remove(&id);
+                if named.is_empty() {
+                    self.by_root.remove(&content.root);
+                }
+            }
+        }
+        for id in nodes {
+            if let Some(node) = self.nodes.get_mut(&id) {
+                node.reconsider();
+            }
+            self.dirty.insert(id);
+        }
+        Forgotten { records }
+    }
+}
