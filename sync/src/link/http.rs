@@ -1,0 +1,110 @@
+//! HTTP/2 on a link. The initiator of the byte stream is the client; the other side serves.
+//!
+//! `/v1/hello` is the link's own: its answer is the proof that the server accepted the client's key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::client::conn::http2::{self as client, SendRequest};
+use hyper::server::conn::http2 as server;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use keymgr::ids::DeviceId;
+use tokio::time::timeout;
+
+use super::{BoxedDuplex, LinkError, Serve, full};
+
+/// Windows (RFC 9113, section 6.9): the connection's over the round trip time is the cap on a long line.
+const STREAM_WINDOW: u32 = 2 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+const MAX_FRAME: u32 = 1 << 20;
+const SEND_BUFFER: usize = 1 << 20;
+/// What a peer may have running here at once, and how long its headers may be: the bound of what it can take.
+const MAX_STREAMS: u32 = 64;
+const MAX_HEADERS: u32 = 16 << 10;
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// In-band through a broker that limits its users, a ping queues behind 128 KiB at some kB/s.
+const PING_ANSWER: Duration = Duration::from_secs(60);
+const FIRST_ANSWER: Duration = Duration::from_secs(30);
+const HELLO: &str = "/v1/hello";
+
+/// The client's end. Clones share the connection.
+#[derive(Clone)]
+pub struct Client {
+    send: SendRequest<Full<Bytes>>,
+}
+
+impl Client {
+    /// The handshake and the first answer. The future ends when the connection does.
+    pub async fn start(
+        io: BoxedDuplex,
+    ) -> Result<(Self, impl Future<Output = Result<(), hyper::Error>> + Send), LinkError> {
+        let (send, connection) = client::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(MAX_FRAME)
+            .max_send_buf_size(SEND_BUFFER)
+            .max_header_list_size(MAX_HEADERS)
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(io))
+            .await?;
+        let mut driver = Box::pin(connection);
+        let this = Self { send };
+        let hello = Request::get(HELLO).body(Full::default()).map_err(|_| LinkError::Greeting(0))?;
+        let first = timeout(FIRST_ANSWER, this.send(hello));
+        tokio::select! {
+            answer = first => match answer {
+                Ok(Ok(answer)) if answer.status() == StatusCode::NO_CONTENT => {}
+                Ok(Ok(answer)) => return Err(LinkError::Greeting(answer.status().as_u16())),
+                Ok(Err(e)) => return Err(e.into()),
+                Err(_) => return Err(LinkError::Slow),
+            },
+            ended = &mut driver => {
+                ended?;
+                return Err(LinkError::Greeting(0));
+            }
+        }
+        Ok((this, driver))
+    }
+
+    pub async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, hyper::Error> {
+        let mut send = self.send.clone();
+        send.ready().await?;
+        send.send_request(request).await
+    }
+}
+
+/// Answers `peer` until its connection ends.
+pub async fn serve(io: BoxedDuplex, peer: DeviceId, to: Arc<dyn Serve>) -> Result<(), hyper::Error> {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let to = to.clone();
+        async move {
+            if request.uri().path() == HELLO {
+                let mut answer = Response::new(full(Bytes::new()));
+                let fits = request.method() == Method::GET;
+                *answer.status_mut() = if fits { StatusCode::NO_CONTENT } else { StatusCode::METHOD_NOT_ALLOWED };
+                return Ok::<_, std::convert::Infallible>(answer);
+            }
+            Ok(to.serve(peer, request).await)
+        }
+    });
+    server::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(MAX_FRAME)
+        .max_send_buf_size(SEND_BUFFER)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADERS)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_ANSWER)
+        .serve_connection(TokioIo::new(io), service)
+        .await
+}
