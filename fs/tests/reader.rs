@@ -138,6 +138,16 @@ fn a_vault_is_listed_and_read_and_what_was_moved_is_refused() {
     assert_eq!(written.read(["--keyfile", "file.key"], &["cat", "/link"]).stdout, b"../target");
     assert!(!written.read(["--passfile", "wrong"], &["list"]).status.success());
 
+    // An attribute of one file at another.
+    let (from, to) = (written.disk.open(&hello, true).unwrap(), written.disk.open(&other, true).unwrap());
+    let stored = from.xattrs().unwrap().remove(0);
+    let value = from.xattr(&stored).unwrap().unwrap();
+    to.set_xattr(&stored, &value).unwrap();
+    let planted = written.read(PASS, &["list"]);
+    assert_eq!((planted.status.code(), planted.stdout.iter().filter(|b| **b == b'\n').count()), (Some(1), 4));
+    to.remove_xattr(&stored).unwrap();
+    assert!(written.read(PASS, &["list"]).status.success());
+
     // Two files change places; without a key that cannot be done unseen.
     written.disk.rename(&hello, &other, Rename::Exchange).unwrap();
     let swapped = written.read(PASS, &["list"]);

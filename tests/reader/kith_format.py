@@ -92,6 +92,7 @@ class Header:
         need(self.share == keys.share, "another share")
         sealed = unseal(keys.key("header key", self.epoch), raw[60:72], raw[:60], raw[88:240], raw[72:88])
         slots = [sealed[at:at + 36] for at in range(0, 144, 36)]
+        need(not any(sealed[144:]) and all(any(slot[4:]) or not any(slot) for slot in slots), "reserved bytes")
         self.former = [(slot[:4], slot[4:]) for slot in slots if any(slot[4:])]
 
 

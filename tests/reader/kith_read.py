@@ -78,6 +78,7 @@ class Tree:
         disk, here = os.path.join(folder, sealed), path + b"/" + name
         mode = os.lstat(disk).st_mode
         if stat.S_ISDIR(mode):
+            self.attributes(disk, nodes)
             yield Entry(here, disk, "folder", None, 0)
             yield from self.folder(disk, here, places=[(node, name, epoch)])
             return
@@ -87,7 +88,25 @@ class Tree:
             header = fmt.file_header(self.keys, f.read(fmt.HEADER))
         locators = [header.locator] + others(disk)
         fmt.need(fmt.locator(self.keys, epoch, node, name, header.id) in locators, "a file that lies elsewhere")
+        self.attributes(disk, [header.id])
         yield Entry(here, disk, fmt.KINDS[header.kind], header, fmt.size_of(length))
+
+    def attributes(self, disk, ids):
+        """Extended attributes, each of which must open for the file or for a node of the folder."""
+        try:
+            names = [name for name in os.listxattr(disk) if name.startswith("user.kith.") and name != OTHERS]
+        except OSError:
+            names = []                            # the disk knows none
+        out = []
+        for stored in names:
+            for at, id in enumerate(ids):
+                try:
+                    out.append(fmt.open_xattr(self.keys, id, stored, os.getxattr(disk, stored)))
+                    break
+                except fmt.Refused:
+                    if at == len(ids) - 1:
+                        raise
+        return out
 
     def content(self, entry):
         with open(entry.disk, "rb") as f:

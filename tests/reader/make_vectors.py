@@ -32,7 +32,8 @@ def header(keys, epoch, kind, id, lineage, former=(), nonce=bytes([0xA0]) * 12, 
     version, share, slack = change.get("version", 1), change.get("share", keys.share), change.get("slack", b"\0\0")
     clear = b"kith" + bytes([version, kind]) + slack + share + struct.pack("<I", epoch) + id + lineage
     slots = b"".join(tag + key for tag, key in former)
-    tag, sealed = seal(keys.key("header key", epoch), nonce, clear, slots + bytes(152 - len(slots)))
+    sealed_slots = slots + bytes(152 - len(slots) - change.get("end", 0)) + b"\1" * change.get("end", 0)
+    tag, sealed = seal(keys.key("header key", epoch), nonce, clear, sealed_slots)
     return clear + nonce + tag + sealed + LOCATOR
 
 
@@ -133,6 +134,8 @@ def main():
         "headers": [
             h("magic", flip(plain, 0)), h("version 2, rightly sealed", header(KEYS, 2, 1, FILE, LINEAGE, version=2)),
             h("version 0", header(KEYS, 2, 1, FILE, LINEAGE, version=0)), h("reserved bytes, rightly sealed", header(KEYS, 2, 1, FILE, LINEAGE, slack=b"\1\0")),
+            h("reserved sealed bytes", header(KEYS, 2, 1, FILE, LINEAGE, end=1)),
+            h("a slot with a tag and no key", header(KEYS, 2, 1, FILE, LINEAGE, [(b"tag!", bytes(32))])),
             h("a kind that is none", header(KEYS, 2, 5, FILE, LINEAGE)), h("a folder's", folder),
             h("another share, with keys that are known", header(OTHER, 2, 1, FILE, LINEAGE)),
             h("another share's name under this one's key", header(KEYS, 2, 1, FILE, LINEAGE, share=OTHER_SHARE)),

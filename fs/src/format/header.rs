@@ -150,13 +150,21 @@ impl Header {
         let (clear, mut sealed) = Clear::open(keys, bytes)?;
         let kind = Kind::parse(clear.kind)?;
         let mut former = Vec::new();
-        for slot in sealed.chunks_exact(FORMER) {
-            let key: [u8; 32] = field(slot, EpochTag::LEN)?;
+        let slots = sealed.chunks_exact(FORMER);
+        let mut reserved = slots.remainder().iter().all(|byte| *byte == 0);
+        for slot in slots {
+            let (tag, mut key) = (field(slot, 0)?, field::<32>(slot, EpochTag::LEN)?);
             if key != [0; 32] {
-                former.push(Former { tag: EpochTag(field(slot, 0)?), key: Secret32::from_bytes(key) });
+                former.push(Former { tag: EpochTag(tag), key: Secret32::from_bytes(key) });
+            } else {
+                reserved &= tag == [0; 4];
             }
+            key.zeroize();
         }
         sealed.zeroize();
+        if !reserved {
+            return Err(Refused::Layout);
+        }
         let header = Self {
             kind,
             share: clear.share,
@@ -308,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_header_of_another_share_is_refused_also_with_its_keys() {
+    fn s9_a_header_of_another_share_is_refused_also_with_its_keys() {
         let other = ShareKeys::create(ShareId::from_bytes([9; 16]));
         let planted = Header::new(&other, FileId::random(), Kind::File).seal(&other, &locator()).unwrap();
         assert_eq!(Header::open(&keys(), &planted).err(), Some(Refused::Share));

@@ -14,6 +14,8 @@ pub mod tag;
 pub mod xattr;
 
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod vectors;
 
 /// The format's version, in every piece that authenticates.

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_no_file_can_have_are_neither_sealed_nor_opened() {
+    fn s11_names_that_no_file_can_have_are_neither_sealed_nor_opened() {
         let names = names();
         for bad in [&b""[..], b".", b"..", b"a/b", b"/", b"a\0b", b"\0"] {
             assert!(names.seal(bad).is_err(), "{bad:?}");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_form_of_one_name_is_refused() {
+    fn s11_a_second_form_of_one_name_is_refused() {
         let names = names();
         let (_, tag, cipher) = &names.ciphers[0];
         // A longer padding, and a sidecar for a name that needs none.
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sidecar_that_lies_is_refused() {
+    fn s11_a_sidecar_that_lies_is_refused() {
         let one = names().seal(&[b'a'; 200]).unwrap();
         let two = names().seal(&[b'b'; 200]).unwrap();
         assert!(fits_sidecar(&one.name, one.sidecar.as_deref().unwrap()));

@@ -28,8 +28,11 @@ pub const fn body_start(page: u64) -> usize {
 
 /// Whether a page's sealed part is a hole.
 pub fn is_hole(body: &[u8]) -> bool {
-    body.iter().all(|byte| *byte == 0)
+    // Compared as memory, which is many times faster than byte by byte.
+    body.chunks(PAGE).all(|piece| ZEROS.get(..piece.len()) == Some(piece))
 }
+
+static ZEROS: [u8; PAGE] = [0; PAGE];
 
 /// What a page says in the clear.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

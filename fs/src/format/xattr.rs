@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attribute_comes_back_at_its_file_and_under_its_name_only() {
+    fn s7_an_attribute_comes_back_at_its_file_and_under_its_name_only() {
         let (stored, raw) = seal(&keys(), &ID, b"user.note", b"a\0value").unwrap();
         assert!(is_stored(stored.as_bytes()) && stored_names(&keys(), &ID, b"user.note").contains(&stored));
         assert_eq!(open(&keys(), &ID, &stored, &raw).unwrap(), (b"user.note".to_vec(), b"a\0value".to_vec()));

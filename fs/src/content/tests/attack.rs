@@ -30,7 +30,9 @@ fn look(disk: &SimDisk, record: &Expected) -> (Result<Vec<u8>, Error>, Result<Ve
 fn s1_a_flip_of_any_byte_is_refused() {
     let disk = SimDisk::new();
     let (content, bytes, record) = victim(&disk);
-    for at in (0..bytes.len()).filter(|at| !(240..256).contains(at)) {
+    // All bytes of the header and of what stands before each page's payload; of payload and tail a sample.
+    let clear = |at: usize| at < 256 + 40 || at % 4096 < 40 || at % 4096 > 4090;
+    for at in (0..bytes.len()).filter(|at| !(240..256).contains(at) && (clear(*at) || at % 13 == 0)) {
         content.file().write_at(&[bytes[at] ^ 1], at as u64).unwrap();
         let (plain, checked) = look(&disk, &record);
         // Behind the last page lies only the hole that tells the length: no payload, but part of the record.
