@@ -17,7 +17,7 @@ import sys
 import kith_format as fmt
 import kith_vault
 
-SIDECAR, ASIDE, OTHERS = ".kith-name-", ".kith-tmp-", "user.kith.locators"
+SIDECAR, OTHERS, MODE = ".kith-name-", "user.kith.locators", "user.kith.mode"
 
 
 class Entry:
@@ -94,7 +94,7 @@ class Tree:
     def attributes(self, disk, ids):
         """Extended attributes, each of which must open for the file or for a node of the folder."""
         try:
-            names = [name for name in os.listxattr(disk) if name.startswith("user.kith.") and name != OTHERS]
+            names = [name for name in os.listxattr(disk) if re.fullmatch(r"user\.kith\.[0-9A-Za-z_-]{22}", name)]
         except OSError:
             names = []                            # the disk knows none
         out = []
@@ -130,6 +130,17 @@ def others(disk):
     return [raw[at:at + 16] for at in range(0, len(raw), 16)]
 
 
+def true_mode(disk):
+    """ "Modes" """
+    mode = os.lstat(disk).st_mode
+    if stat.S_IMODE(mode) & (0o4000 if stat.S_ISDIR(mode) else 0o1000):
+        try:
+            return int.from_bytes(os.getxattr(disk, MODE), "little") & 0o7777
+        except OSError:
+            pass
+    return stat.S_IMODE(mode)
+
+
 def show(path):
     """For a terminal: no byte of a name can command it."""
     return "".join(chr(b) if 0x20 < b < 0x7F and b != 0x5C else f"\\x{b:02x}" if b != 0x20 else " " for b in path)
@@ -160,7 +171,7 @@ def main():
         sys.exit(f"refused: {why}")
     tree, found = Tree(args.store, shares[root]), False
     for entry in tree.entries():
-        mode = stat.S_IMODE(os.lstat(entry.disk).st_mode)
+        mode = true_mode(entry.disk)
         if args.what == "list":
             print(f"{entry.kind:8}{mode:04o} {entry.size:12} {show(entry.path)}")
             continue
