@@ -6,6 +6,8 @@
 //! says how far the removed admin's chain had been seen (its cut), and what that admin added past it falls.
 
 mod statement;
+#[cfg(test)]
+mod tests;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -282,6 +282,28 @@ fn a_rotation_cut_short_at_any_step_leaves_a_vault_that_opens() {
 }
 
 #[test]
+fn before_a_rotation_commits_kith_toml_is_authentic_under_both_keys() {
+    let dir = tempfile::tempdir().unwrap();
+    let (vault, keyring) = make(dir.path());
+    let (ring, aside) = (dir.path().join("keys/keyring"), dir.path().join("aside"));
+    // A directory in its place: the keyring's rename, which commits, fails.
+    fs::rename(&ring, &aside).unwrap();
+    fs::create_dir(&ring).unwrap();
+    let new = Unlock::KeyFile(Zeroizing::new(vec![8; 32]));
+    assert!(vault.rotate(&keyring, "new", &new, Cost::minimum()).is_err());
+    let config = fs::read_to_string(dir.path().join("kith.toml")).unwrap();
+    let line = config.lines().last().unwrap();
+    assert_eq!(line.matches('"').count(), 4, "{line}");
+    fs::remove_dir(&ring).unwrap();
+    fs::rename(&aside, &ring).unwrap();
+    let (vault, keyring) = Vault::open(dir.path(), None, &key_file()).unwrap();
+    // And a second attempt ends well and leaves one slot.
+    vault.rotate(&keyring, "new", &new, Cost::minimum()).unwrap();
+    slot_of(dir.path());
+    Vault::open(dir.path(), None, &new).unwrap();
+}
+
+#[test]
 fn slots_are_added_listed_and_removed_but_for_the_last() {
     let dir = tempfile::tempdir().unwrap();
     let (vault, _) = make(dir.path());

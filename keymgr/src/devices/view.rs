@@ -97,11 +97,9 @@ impl View {
                     strictest(removed.entry(*admin), r.cut);
                     standing.push(r.hash);
                     if let Some(own) = added.get_mut(i) {
+                        // With the removal itself: a device that removes itself had seen its own chain up to there.
                         let mut seen = with_ancestors(set, r.heads);
-                        // A device that removes itself had seen all of its own statements, this one too.
-                        if by == Some(i) {
-                            seen.extend(with_ancestors(set, &[r.hash]));
-                        }
+                        seen.extend(with_ancestors(set, &[r.hash]));
                         own.retain(|hash| seen.contains(hash));
                     }
                 }
