@@ -1,1 +1,376 @@
-//! (being written)
+//! Bodies beside the tree, by their roots: `incoming/` while they come and until they are put into the tree,
+//! `versions/` after they were replaced or deleted (kith-store(5), "Bodies").
+//!
+//! A body is written group by group, each verified first; a body that is whole was verified whole. The locator is
+//! zero in it.
+
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use keymgr::ids::Root;
+use keymgr::root::{self, GROUP, Groups};
+use parking_lot::Mutex;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("{}: {source}", path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("what came is not what the record says")]
+    Wrong,
+}
+
+/// How long a replaced or deleted body is kept.
+const KEEP: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A body that is in line is at most this long.
+pub const SMALL: u64 = 64 * 1024;
+
+pub struct Bodies {
+    incoming: PathBuf,
+    versions: PathBuf,
+    quarantine: PathBuf,
+    /// Chaining values of bodies that were whole here, so that a delta needs no reading.
+    groups: Mutex<HashMap<Root, Groups>>,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
+    move |source| Error::Io { path: path.to_owned(), source }
+}
+
+impl Bodies {
+    pub fn open(store: &Path) -> Result<Self, Error> {
+        let dirs = ["incoming", "versions", "quarantine"].map(|sub| store.join(sub));
+        for dir in &dirs {
+            std::fs::create_dir_all(dir).map_err(at(dir))?;
+        }
+        let [incoming, versions, quarantine] = dirs;
+        let bodies = Self { incoming, versions, quarantine, groups: Mutex::default() };
+        // Bodies come without an fsync, since a step makes them durable: what a power cut left of them is not theirs.
+        for entry in std::fs::read_dir(&bodies.incoming).map_err(at(&bodies.incoming))?.flatten() {
+            let name = entry.file_name();
+            let root = name.to_str().and_then(|n| n.strip_suffix(".body")).and_then(|n| n.parse::<Root>().ok());
+            if root.is_some_and(|root| groups_of_file(&entry.path()).is_ok_and(|g| g.root() == root)) {
+                continue;
+            }
+            if !name.to_str().is_some_and(|n| n.ends_with(".part")) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+        Ok(bodies)
+    }
+
+    /// Roots of all bodies that are whole beside the tree.
+    pub fn roots(&self) -> Vec<Root> {
+        let mut out = Vec::new();
+        for dir in [&self.incoming, &self.versions] {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                out.extend(name.to_str().and_then(|n| n.strip_suffix(".body")).and_then(|n| n.parse::<Root>().ok()));
+            }
+        }
+        out
+    }
+
+    /// Where the body with this root is whole beside the tree.
+    pub fn whole(&self, root: &Root) -> Option<PathBuf> {
+        [&self.incoming, &self.versions].into_iter().map(|d| d.join(name(root))).find(|p| p.exists())
+    }
+
+    /// A body that came in line.
+    pub fn put(&self, root: &Root, bytes: &[u8]) -> Result<(), Error> {
+        let groups = Groups::of_bytes(bytes);
+        if groups.root() != *root {
+            return Err(Error::Wrong);
+        }
+        let (aside, path) = (self.incoming.join(format!("{root}.part")), self.incoming.join(name(root)));
+        let file = create(&aside).map_err(at(&aside))?;
+        let mut bytes = bytes.to_vec();
+        root::zero_locator(&mut bytes);
+        file.set_len(bytes.len() as u64).map_err(at(&aside))?;
+        write_sparse(&file, &bytes, 0).map_err(at(&aside))?;
+        std::fs::rename(&aside, &path).map_err(at(&path))?;
+        self.groups.lock().insert(*root, groups);
+        Ok(())
+    }
+
+    /// Begins a body that comes in groups, or goes on where it stopped.
+    pub fn begin(&self, root: &Root, length: u64, groups: Groups) -> Result<Partial, Error> {
+        if groups.root() != *root || groups.len() != root::count(length) {
+            return Err(Error::Wrong);
+        }
+        let path = self.incoming.join(format!("{root}.part"));
+        let resume = path.exists();
+        let file = create(&path).map_err(at(&path))?;
+        file.set_len(length).map_err(at(&path))?;
+        let mut partial = Partial { root: *root, length, have: vec![false; groups.len()], groups, file, path };
+        if resume {
+            for index in 0..partial.have.len() {
+                let bytes = partial.read(index).map_err(at(&partial.path))?;
+                partial.have[index] = partial.fits(index, &bytes);
+                if !partial.have[index] {
+                    // Groups are written without their zeros: what is left of another try must not show through.
+                    partial.punch(index).map_err(at(&partial.path))?;
+                }
+            }
+        }
+        Ok(partial)
+    }
+
+    /// Makes a body whole that has all its groups.
+    pub fn finish(&self, partial: Partial) -> Result<(), Error> {
+        if partial.missing().next().is_some() {
+            return Err(Error::Wrong);
+        }
+        let path = self.incoming.join(name(&partial.root));
+        std::fs::rename(&partial.path, &path).map_err(at(&path))?;
+        self.groups.lock().insert(partial.root, partial.groups);
+        Ok(())
+    }
+
+    /// The chaining values of a body that lies at `path`, or are known.
+    pub fn groups_of(&self, root: &Root, path: &Path) -> Result<Groups, Error> {
+        if let Some(groups) = self.groups.lock().get(root) {
+            return Ok(groups.clone());
+        }
+        let groups = groups_of_file(path).map_err(at(path))?;
+        if groups.root() != *root {
+            return Err(Error::Wrong);
+        }
+        self.remember(*root, groups.clone());
+        Ok(groups)
+    }
+
+    /// Takes over a file that is whole, with its chaining values.
+    pub fn adopt(&self, path: &Path, groups: Groups) -> Result<Root, Error> {
+        let root = groups.root();
+        let to = self.incoming.join(name(&root));
+        std::fs::rename(path, &to).map_err(at(&to))?;
+        self.remember(root, groups);
+        Ok(root)
+    }
+
+    pub fn incoming(&self) -> &Path {
+        &self.incoming
+    }
+
+    /// What fs said of a body that it wrote.
+    pub fn remember(&self, root: Root, groups: Groups) {
+        let mut known = self.groups.lock();
+        // A bound on memory, not a policy: what is dropped is read again.
+        if known.len() > 10_000 {
+            known.clear();
+        }
+        known.insert(root, groups);
+    }
+
+    /// Where a body that leaves the tree goes.
+    pub fn version_path(&self, root: &Root) -> PathBuf {
+        self.versions.join(name(root))
+    }
+
+    /// A path in quarantine that is free.
+    pub fn quarantine_path(&self, what: &str) -> PathBuf {
+        (0u32..)
+            .map(|i| self.quarantine.join(format!("{what}.{i}")))
+            .find(|p| !p.exists())
+            .unwrap_or_else(|| self.quarantine.join(what))
+    }
+
+    /// Removes versions that are older than they are kept and that nothing needs; their roots.
+    pub fn thin(&self, now: SystemTime, needed: impl Fn(&Root) -> bool) -> Vec<Root> {
+        let mut gone = Vec::new();
+        for entry in std::fs::read_dir(&self.versions).into_iter().flatten().flatten() {
+            let root = entry.file_name().to_str().and_then(|n| n.strip_suffix(".body")?.parse::<Root>().ok());
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| now.duration_since(t).ok());
+            if let (Some(root), Some(age)) = (root, age)
+                && age > KEEP
+                && !needed(&root)
+                && std::fs::remove_file(entry.path()).is_ok()
+            {
+                gone.push(root);
+            }
+        }
+        gone
+    }
+}
+
+/// A body on its way.
+pub struct Partial {
+    root: Root,
+    length: u64,
+    groups: Groups,
+    have: Vec<bool>,
+    file: File,
+    path: PathBuf,
+}
+
+impl Partial {
+    /// The groups that are not here yet.
+    pub fn missing(&self) -> impl Iterator<Item = usize> + '_ {
+        self.have.iter().enumerate().filter(|(_, have)| !**have).map(|(i, _)| i)
+    }
+
+    /// The range of bytes of a group.
+    pub fn range(&self, index: usize) -> std::ops::Range<u64> {
+        let start = (index as u64 * GROUP).min(self.length);
+        start..(start + GROUP).min(self.length)
+    }
+
+    /// A group that came; refused where it is not the record's.
+    pub fn put(&mut self, index: usize, bytes: &[u8]) -> Result<(), Error> {
+        let range = self.range(index);
+        if bytes.len() as u64 != range.end - range.start || !self.fits(index, bytes) {
+            return Err(Error::Wrong);
+        }
+        let mut bytes = bytes.to_vec();
+        if index == 0 {
+            root::zero_locator(&mut bytes);
+        }
+        write_sparse(&self.file, &bytes, range.start).map_err(at(&self.path))?;
+        if let Some(have) = self.have.get_mut(index) {
+            *have = true;
+        }
+        Ok(())
+    }
+
+    /// Takes the groups that another body has already.
+    pub fn take_from(&mut self, base: &Path, groups: &Groups) -> Result<(), Error> {
+        let file = File::open(base).map_err(at(base))?;
+        for index in 0..self.have.len() {
+            if self.have[index] || groups.get(index).is_none() || groups.get(index) != self.groups.get(index) {
+                continue;
+            }
+            let range = self.range(index);
+            let mut bytes = vec![0; (range.end - range.start) as usize];
+            if file.read_exact_at(&mut bytes, range.start).is_ok() {
+                // What the base holds may have changed meanwhile: then it is fetched.
+                let _ = self.put(index, &bytes);
+            }
+        }
+        Ok(())
+    }
+
+    fn punch(&self, index: usize) -> io::Result<()> {
+        let range = self.range(index);
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.file.write_all_at(&vec![0; (range.end - range.start) as usize], range.start)
+    }
+
+    fn read(&self, index: usize) -> io::Result<Vec<u8>> {
+        let range = self.range(index);
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        self.file.read_exact_at(&mut bytes, range.start)?;
+        Ok(bytes)
+    }
+
+    fn fits(&self, index: usize, bytes: &[u8]) -> bool {
+        let mut bytes = bytes.to_vec();
+        if index == 0 {
+            root::zero_locator(&mut bytes);
+        }
+        self.groups.get(index) == Some(&root::of_group(index, self.length, &bytes))
+    }
+}
+
+/// The chaining values of a file on the disk.
+pub fn groups_of_file(path: &Path) -> io::Result<Groups> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut groups = Groups::default();
+    for index in 0..root::count(length) {
+        let start = index as u64 * GROUP;
+        let mut bytes = vec![0; (length.saturating_sub(start)).min(GROUP) as usize];
+        file.read_exact_at(&mut bytes, start)?;
+        if index == 0 {
+            root::zero_locator(&mut bytes);
+        }
+        groups.set(index, root::of_group(index, length, &bytes));
+    }
+    Ok(groups)
+}
+
+/// Writes what is not zero: holes stay holes, as they were at the author's.
+fn write_sparse(file: &File, bytes: &[u8], start: u64) -> io::Result<()> {
+    for (i, page) in bytes.chunks(4096).enumerate() {
+        let at = start + i as u64 * 4096;
+        // The last page may be a piece: what it lacks is a hole too.
+        if page.iter().any(|b| *b != 0) {
+            file.write_all_at(page, at)?;
+        }
+    }
+    Ok(())
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
+fn name(root: &Root) -> String {
+    format!("{root}.body")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = (0..len).map(|i| (i * 7 % 251) as u8).collect();
+        root::zero_locator(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn a_body_comes_in_groups_resumes_and_refuses_what_is_wrong() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path()).unwrap();
+        let bytes = body(70_000);
+        let groups = Groups::of_bytes(&bytes);
+        let root = groups.root();
+        let mut partial = bodies.begin(&root, 70_000, groups.clone()).unwrap();
+        let piece = |i: usize| &bytes[i * GROUP as usize..((i + 1) * GROUP as usize).min(bytes.len())];
+        partial.put(1, piece(1)).unwrap();
+        assert!(matches!(partial.put(2, piece(1)), Err(Error::Wrong)));
+        drop(partial);
+        let mut partial = bodies.begin(&root, 70_000, groups.clone()).unwrap();
+        assert_eq!(partial.missing().collect::<Vec<_>>(), [0, 2, 3, 4]);
+        for i in [0, 2, 3, 4] {
+            partial.put(i, piece(i)).unwrap();
+        }
+        bodies.finish(partial).unwrap();
+        assert_eq!(std::fs::read(bodies.whole(&root).unwrap()).unwrap(), bytes);
+        assert_eq!(bodies.roots(), [root]);
+        assert!(matches!(bodies.begin(&root, 70_001, groups), Err(Error::Wrong)));
+    }
+
+    #[test]
+    fn a_delta_takes_what_the_base_has() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path()).unwrap();
+        let old = body(100_000);
+        let mut new = old.clone();
+        new[50_000] ^= 1;
+        let base = dir.path().join("base");
+        std::fs::write(&base, &old).unwrap();
+        let groups = Groups::of_bytes(&new);
+        let mut partial = bodies.begin(&groups.root(), 100_000, groups).unwrap();
+        partial.take_from(&base, &Groups::of_bytes(&old)).unwrap();
+        assert_eq!(partial.missing().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn a_body_in_line_is_verified() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path()).unwrap();
+        let bytes = body(5000);
+        let root = Groups::of_bytes(&bytes).root();
+        assert!(matches!(bodies.put(&root, &body(5001)), Err(Error::Wrong)));
+        bodies.put(&root, &bytes).unwrap();
+        assert_eq!(std::fs::read(bodies.whole(&root).unwrap()).unwrap(), bytes);
+    }
+}

@@ -1,1 +1,84 @@
-//! (being written)
+//! What can be rebuilt, in sled under `state/`: what the disk shows, and how files looked when their roots were known.
+//! Deleting it costs a rescan, nothing else.
+
+use std::path::Path;
+
+use keymgr::ids::{FileId, NodeId, Root};
+
+use crate::engine::DiskNode;
+use crate::scan::Signature;
+
+pub struct Index {
+    db: sled::Db,
+    disk: sled::Tree,
+    files: sled::Tree,
+}
+
+/// Marks the index as one of a session that ended well.
+const COMPLETE: &[u8] = b"complete";
+
+impl Index {
+    /// A broken index is thrown away: nothing is lost with it.
+    pub fn open(store: &Path) -> Result<Self, sled::Error> {
+        let path = store.join("state");
+        let open = || sled::Config::new().path(&path).cache_capacity(32 << 20).open();
+        let db = match open() {
+            Ok(db) => db,
+            Err(e) => {
+                tracing::warn!("the index is thrown away: {e}");
+                let _ = std::fs::remove_dir_all(&path);
+                open()?
+            }
+        };
+        Ok(Self { disk: db.open_tree("disk")?, files: db.open_tree("files")?, db })
+    }
+
+    /// What the disk showed when the last session ended well with this number; `None` after any other end.
+    pub fn load(&self, session: u64) -> Option<Vec<(NodeId, DiskNode)>> {
+        let mark = self.db.remove(COMPLETE).ok()??;
+        self.db.flush().ok()?;
+        if mark.as_ref() != session.to_le_bytes() {
+            return None;
+        }
+        let parse = |(key, value): (sled::IVec, sled::IVec)| {
+            Some((NodeId::from_slice(&key).ok()?, postcard::from_bytes(&value).ok()?))
+        };
+        self.disk.iter().map(|item| parse(item.ok()?)).collect()
+    }
+
+    pub fn put(&self, changes: Vec<(NodeId, Option<DiskNode>)>) {
+        for (node, shown) in changes {
+            let done = match shown.and_then(|s| postcard::to_stdvec(&s).ok()) {
+                Some(bytes) => self.disk.insert(node.as_bytes(), bytes),
+                None => self.disk.remove(node.as_bytes()),
+            };
+            if let Err(e) = done {
+                tracing::warn!("the index could not be written: {e}");
+            }
+        }
+    }
+
+    /// The session ended well.
+    pub fn complete(&self, session: u64) {
+        let done = self.db.insert(COMPLETE, &session.to_le_bytes()).and_then(|_| self.db.flush());
+        if let Err(e) = done {
+            tracing::warn!("the index could not be completed: {e}");
+        }
+    }
+
+    pub fn clear(&self) {
+        let _ = self.disk.clear();
+    }
+
+    pub fn root(&self, file: &FileId, signature: &Signature) -> Option<Root> {
+        let bytes = self.files.get(file.as_bytes()).ok()??;
+        let (was, root): (Signature, Root) = postcard::from_bytes(&bytes).ok()?;
+        (was == *signature).then_some(root)
+    }
+
+    pub fn set_root(&self, file: &FileId, signature: &Signature, root: &Root) {
+        if let Ok(bytes) = postcard::to_stdvec(&(signature, root)) {
+            let _ = self.files.insert(file.as_bytes(), bytes);
+        }
+    }
+}

@@ -1,1 +1,465 @@
-//! (being written)
+//! Steps of the engine, done on the ciphertext tree. Every path is opened beneath `tree/`, without symlinks; names are
+//! sealed names or a folder's header, kinds are regular files and folders; what is replaced or deleted goes to versions/.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use keymgr::ids::{Locator, NodeId, StoreName};
+use keymgr::root::LOCATOR;
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, RenameFlags, ResolveFlag};
+use nix::sys::stat::Mode;
+use nix::sys::time::TimeSpec;
+
+use crate::bodies::Bodies;
+use crate::engine::{Done, Engine, EntryId, Spot, Step};
+use crate::record::Content;
+
+/// Bytes of a folder's header, which the attributes of a folder's record begin with.
+pub const FOLDER_HEADER: usize = 256;
+
+/// What a full device's file system does in a step; a blind device has none of it.
+pub trait Inside {
+    /// Open for writing, or changed and not observed yet.
+    fn busy(&self, id: &EntryId) -> bool;
+    /// Gives a ciphertext file or folder these sealed attributes; what it shows then, where that is something else.
+    fn dress(&self, path: &Path, id: &EntryId, attrs: &[u8]) -> io::Result<Option<Vec<u8>>>;
+    /// Entries of these folders changed, these files were replaced or dressed.
+    fn touched(&self, folders: &[NodeId], files: &[EntryId]);
+}
+
+/// The ciphertext tree of a store.
+pub struct Tree {
+    root: OwnedFd,
+    path: PathBuf,
+}
+
+/// A folder of the tree and a name in it.
+struct Place<'a> {
+    dir: OwnedFd,
+    name: &'a str,
+    path: PathBuf,
+}
+
+impl Tree {
+    pub fn open(store: &Path) -> io::Result<Self> {
+        let path = store.join("tree");
+        std::fs::create_dir_all(&path)?;
+        let root = nix::fcntl::open(&path, OFlag::O_DIRECTORY | OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        Ok(Self { root, path })
+    }
+
+    /// The path of an entry, for reading it and for messages.
+    pub fn path_of(&self, names: &[StoreName]) -> PathBuf {
+        names.iter().fold(self.path.clone(), |path, name| path.join(name.as_str()))
+    }
+
+    /// Opens a file of the tree for reading.
+    pub fn read(&self, names: &[StoreName]) -> io::Result<File> {
+        let (last, above) = names.split_last().ok_or(io::ErrorKind::InvalidInput)?;
+        let dir = self.dir(above)?;
+        let file = File::from(beneath(&dir, Path::new(last.as_str()), OFlag::O_RDONLY | OFlag::O_NONBLOCK)?);
+        if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    fn dir(&self, names: &[StoreName]) -> io::Result<OwnedFd> {
+        let path: PathBuf = names.iter().map(StoreName::as_str).collect();
+        let path = if names.is_empty() { Path::new(".") } else { &path };
+        beneath(&self.root, path, OFlag::O_DIRECTORY | OFlag::O_RDONLY)
+    }
+
+    fn place<'a>(&self, engine: &Engine, spot: &'a Spot) -> Result<Place<'a>, Stop> {
+        let names = engine.spot_path(spot).ok_or(Stop::Refused)?;
+        let above = names.get(..names.len().saturating_sub(1)).unwrap_or_default();
+        Ok(Place { dir: self.dir(above)?, name: spot.name.as_str(), path: self.path_of(&names) })
+    }
+
+    /// Writes a folder's header into its directory.
+    fn write_header(&self, dir: &OwnedFd, node: &NodeId, attrs: &[u8], locator: &Locator) -> Result<(), Stop> {
+        let mut header = attrs.get(..FOLDER_HEADER).ok_or(Stop::Refused)?.to_vec();
+        header[LOCATOR].copy_from_slice(locator.as_bytes());
+        let name = header_name(node);
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT;
+        let file = File::from(open_in(dir, Path::new(&name), flags, 0o600)?);
+        file.set_len(0)?;
+        file.write_all_at(&header, 0)?;
+        file.sync_data()?;
+        Ok(())
+    }
+
+    /// Does a step. `inside`: the file system of a full device, whose operations all wait meanwhile.
+    pub fn step(&self, engine: &Engine, bodies: &Bodies, inside: Option<&dyn Inside>, step: &Step) -> Done {
+        let mut work = Work { tree: self, engine, bodies, inside, folders: Vec::new(), files: Vec::new(), shows: None };
+        let outcome = work.step(step);
+        if let Some(inside) = inside {
+            inside.touched(&work.folders, &work.files);
+        }
+        match outcome {
+            Ok(()) => Done::Made { attrs: work.shows },
+            Err(Stop::Busy) => Done::Busy,
+            Err(Stop::Refused) => Done::Refused,
+            Err(Stop::Io(e)) => {
+                tracing::warn!("a step could not be done: {e}: {step:?}");
+                Done::Refused
+            }
+        }
+    }
+}
+
+/// Why a step is not done.
+enum Stop {
+    Busy,
+    Refused,
+    Io(io::Error),
+}
+
+impl From<io::Error> for Stop {
+    fn from(e: io::Error) -> Self {
+        Stop::Io(e)
+    }
+}
+
+impl From<nix::Error> for Stop {
+    fn from(e: nix::Error) -> Self {
+        Stop::Io(e.into())
+    }
+}
+
+struct Work<'a> {
+    tree: &'a Tree,
+    engine: &'a Engine,
+    bodies: &'a Bodies,
+    inside: Option<&'a dyn Inside>,
+    folders: Vec<NodeId>,
+    files: Vec<EntryId>,
+    shows: Option<Vec<u8>>,
+}
+
+impl Work<'_> {
+    fn step(&mut self, step: &Step) -> Result<(), Stop> {
+        match step {
+            Step::MakeFolder { node, at, locator, attrs, join } => {
+                let place = self.place(at)?;
+                if *join {
+                    let dir = beneath(&place.dir, Path::new(place.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+                    self.tree.write_header(&dir, node, attrs, locator)?;
+                } else {
+                    // Made aside and renamed: no crash leaves a folder without its header.
+                    let aside = format!(".kith-tmp-{node}00");
+                    let made = nix::sys::stat::mkdirat(&place.dir, aside.as_str(), Mode::from_bits_truncate(0o700));
+                    if let Err(e) = made
+                        && e != nix::Error::EEXIST
+                    {
+                        return Err(e.into());
+                    }
+                    let dir = beneath(&place.dir, Path::new(&aside), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+                    self.tree.write_header(&dir, node, attrs, locator)?;
+                    rename(&place.dir, &aside, &place.dir, place.name, RenameFlags::RENAME_NOREPLACE)?;
+                    sync(&dir)?;
+                }
+                sync(&place.dir)?;
+                self.folders.push(at.folder);
+                self.folders.push(*node);
+                self.dress(&place.path, EntryId::Folder(*node), attrs)
+            }
+            Step::PutFile { at, content, attrs, attrs_for, .. } => self.put(at, None, content, attrs, attrs_for),
+            Step::Replace { at, old, content, attrs, attrs_for, .. } => {
+                self.put(at, Some(old), content, attrs, attrs_for)
+            }
+            Step::MoveFile { content, from, to, .. } => self.move_file(content, from, to),
+            Step::MoveFolder { node, from, to, locator, split, join, entries } => {
+                self.move_folder(node, from, to, locator, *split, *join, entries)
+            }
+            Step::RemoveFile { at, content, .. } => {
+                self.free(content)?;
+                for (i, spot) in at.iter().enumerate() {
+                    let place = self.place(spot)?;
+                    if i == 0 {
+                        self.to_versions(&place, content)?
+                    } else {
+                        unlink(&place.dir, place.name, false)?
+                    }
+                    sync(&place.dir)?;
+                    self.folders.push(spot.folder);
+                }
+                self.files.push(EntryId::File(content.file));
+                Ok(())
+            }
+            Step::RemoveFolder { node, at, split } => {
+                if self.busy(&EntryId::Folder(*node)) {
+                    return Err(Stop::Busy);
+                }
+                let place = self.place(at)?;
+                let dir = beneath(&place.dir, Path::new(place.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+                if !*split && entries(&dir)?.iter().any(|n| *n != header_name(node)) {
+                    return Err(Stop::Busy);
+                }
+                unlink(&dir, &header_name(node), false)?;
+                if !*split {
+                    unlink(&place.dir, place.name, true)?;
+                }
+                sync(&place.dir)?;
+                self.folders.push(at.folder);
+                self.folders.push(*node);
+                Ok(())
+            }
+            Step::Dress { node: _, at, attrs, attrs_for } => {
+                if self.busy(attrs_for) {
+                    return Err(Stop::Busy);
+                }
+                let path = match at {
+                    Some(spot) => self.place(spot)?.path,
+                    None => self.tree.path.clone(),
+                };
+                self.dress(&path, *attrs_for, attrs)
+            }
+        }
+    }
+
+    fn place<'s>(&self, spot: &'s Spot) -> Result<Place<'s>, Stop> {
+        self.tree.place(self.engine, spot)
+    }
+
+    fn busy(&self, id: &EntryId) -> bool {
+        self.inside.is_some_and(|inside| inside.busy(id))
+    }
+
+    /// Nobody has the file open for writing, and nothing of it waits to be recorded.
+    fn free(&self, content: &Content) -> Result<(), Stop> {
+        if self.busy(&EntryId::File(content.file)) { Err(Stop::Busy) } else { Ok(()) }
+    }
+
+    /// A body to all its names; what is there goes to versions.
+    fn put(
+        &mut self,
+        at: &[(Spot, Locator)],
+        old: Option<&Content>,
+        content: &Content,
+        attrs: &[u8],
+        attrs_for: &EntryId,
+    ) -> Result<(), Stop> {
+        if let Some(old) = old {
+            self.free(old)?;
+        }
+        let ((first, locator), others) = at.split_first().ok_or(Stop::Refused)?;
+        let place = self.place(first)?;
+        let body = self.body(&content)?;
+        // The body stays whole beside the tree until the names are there: a crash leaves one or the other.
+        let aside = format!(".kith-tmp-{}00", content.file);
+        let made = place.path.with_file_name(&aside);
+        let _ = unlink(&place.dir, &aside, false);
+        match body {
+            Body::Ours(path) => {
+                std::fs::rename(&path, &made).or_else(|_| std::fs::copy(&path, &made).map(drop))?;
+            }
+            Body::Shared(path) => {
+                std::fs::copy(&path, &made)?;
+            }
+        }
+        let file = File::options().write(true).open(&made)?;
+        file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
+        self.dress(&made, *attrs_for, attrs)?;
+        file.sync_all()?;
+        if let Some(old) = old {
+            self.to_versions(&place, old)?;
+        }
+        let flags = if old.is_some() { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        rename(&place.dir, &aside, &place.dir, place.name, flags)?;
+        sync(&place.dir)?;
+        self.folders.push(first.folder);
+        for (spot, _) in others {
+            let other = self.place(spot)?;
+            let _ = unlink(&other.dir, other.name, false);
+            nix::unistd::linkat(&place.dir, place.name, &other.dir, other.name, nix::fcntl::AtFlags::empty())?;
+            sync(&other.dir)?;
+            self.folders.push(spot.folder);
+        }
+        self.files.extend(old.map(|old| EntryId::File(old.file)));
+        self.files.push(EntryId::File(content.file));
+        Ok(())
+    }
+
+    /// Where the body comes from: from beside the tree, or from another file of the tree that has the same.
+    fn body(&self, content: &Content) -> Result<Body, Stop> {
+        match self.bodies.whole(&content.root) {
+            Some(path) if path.starts_with(self.bodies.incoming()) => Ok(Body::Ours(path)),
+            Some(path) => Ok(Body::Shared(path)),
+            None => {
+                let names = self.engine.body_in_tree(&content.root).ok_or(Stop::Refused)?;
+                Ok(Body::Shared(self.tree.path_of(&names)))
+            }
+        }
+    }
+
+    /// Keeps the body of an entry that is about to go: a second name in versions/.
+    fn to_versions(&self, place: &Place<'_>, content: &Content) -> Result<(), Stop> {
+        let kept = self.bodies.version_path(&content.root);
+        let _ = std::fs::remove_file(&kept);
+        let renamed = nix::fcntl::renameat(&place.dir, place.name, AT_FDCWD, &kept);
+        match renamed {
+            Ok(()) => {
+                // Kept from now on, whatever its own time says.
+                let now = TimeSpec::UTIME_NOW;
+                let _ = nix::sys::stat::utimensat(
+                    AT_FDCWD,
+                    &kept,
+                    &now,
+                    &now,
+                    nix::sys::stat::UtimensatFlags::NoFollowSymlink,
+                );
+                Ok(())
+            }
+            Err(nix::Error::ENOENT) => Ok(()),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn move_file(&mut self, content: &Content, from: &[Spot], to: &[(Spot, Locator)]) -> Result<(), Stop> {
+        if self.busy(&EntryId::File(content.file)) {
+            return Err(Stop::Busy);
+        }
+        let source = self.place(from.first().ok_or(Stop::Refused)?)?;
+        let time = mtime(&source)?;
+        if let Some((_, locator)) = to.first() {
+            // As fs does it: the locator first, then the name. Content and time stay.
+            let file = File::from(beneath(&source.dir, Path::new(source.name), OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
+            file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
+            nix::sys::stat::futimens(&file, &TimeSpec::UTIME_OMIT, &time)?;
+        }
+        if let ([only], [(target, _)]) = (from, to) {
+            let target_place = self.place(target)?;
+            rename(&source.dir, source.name, &target_place.dir, target_place.name, RenameFlags::RENAME_NOREPLACE)?;
+            sync(&source.dir)?;
+            sync(&target_place.dir)?;
+            self.folders.extend([only.folder, target.folder]);
+        } else {
+            for (spot, _) in to.iter().filter(|(spot, _)| !from.contains(spot)) {
+                let place = self.place(spot)?;
+                nix::unistd::linkat(&source.dir, source.name, &place.dir, place.name, nix::fcntl::AtFlags::empty())?;
+                sync(&place.dir)?;
+                self.folders.push(spot.folder);
+            }
+            for spot in from.iter().filter(|spot| !to.iter().any(|(t, _)| t == *spot)) {
+                let place = self.place(spot)?;
+                unlink(&place.dir, place.name, false)?;
+                sync(&place.dir)?;
+                self.folders.push(spot.folder);
+            }
+        }
+        self.files.push(EntryId::File(content.file));
+        Ok(())
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn move_folder(
+        &mut self,
+        node: &NodeId,
+        from: &Spot,
+        to: &Spot,
+        locator: &Locator,
+        split: bool,
+        join: bool,
+        moved: &[StoreName],
+    ) -> Result<(), Stop> {
+        if self.busy(&EntryId::Folder(*node)) {
+            return Err(Stop::Busy);
+        }
+        let (source, target) = (self.place(from)?, self.place(to)?);
+        let dir = beneath(&source.dir, Path::new(source.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+        let header = header_name(node);
+        let file = File::from(beneath(&dir, Path::new(&header), OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
+        file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
+        if !split && !join {
+            rename(&source.dir, source.name, &target.dir, target.name, RenameFlags::RENAME_NOREPLACE)?;
+        } else {
+            if !join {
+                nix::sys::stat::mkdirat(&target.dir, target.name, Mode::from_bits_truncate(0o700))?;
+            }
+            let into = beneath(&target.dir, Path::new(target.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+            rename(&dir, &header, &into, &header, RenameFlags::empty())?;
+            for name in moved {
+                rename(&dir, name.as_str(), &into, name.as_str(), RenameFlags::RENAME_NOREPLACE)?;
+            }
+            sync(&into)?;
+            if split { sync(&dir)? } else { unlink(&source.dir, source.name, true)? }
+        }
+        sync(&source.dir)?;
+        sync(&target.dir)?;
+        self.folders.extend([from.folder, to.folder, *node]);
+        Ok(())
+    }
+
+    /// Attributes, where there is somebody who can open them. A folder's begin with its header.
+    fn dress(&mut self, path: &Path, id: EntryId, attrs: &[u8]) -> Result<(), Stop> {
+        let Some(inside) = self.inside else { return Ok(()) };
+        let (header, sealed) = match id {
+            EntryId::Folder(_) => attrs.split_at_checked(FOLDER_HEADER).ok_or(Stop::Refused)?,
+            EntryId::File(_) => (&[][..], attrs),
+        };
+        self.shows = inside.dress(path, &id, sealed)?.map(|shown| [header, &shown].concat());
+        self.files.push(id);
+        Ok(())
+    }
+}
+
+enum Body {
+    /// In incoming/: it may be moved.
+    Ours(PathBuf),
+    /// Kept, or in the tree: it is copied.
+    Shared(PathBuf),
+}
+
+/// The file that holds the header of `node` (kith-store(5), "Folders").
+pub fn header_name(node: &NodeId) -> String {
+    format!(".kith-{node}")
+}
+
+fn beneath(dir: &OwnedFd, path: &Path, flags: OFlag) -> io::Result<OwnedFd> {
+    open_in(dir, path, flags, 0)
+}
+
+fn open_in(dir: &OwnedFd, path: &Path, flags: OFlag, mode: u32) -> io::Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+        .mode(Mode::from_bits_truncate(mode))
+        .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+    Ok(nix::fcntl::openat2(dir, path, how)?)
+}
+
+fn rename(from: &OwnedFd, name: &str, to: &OwnedFd, new: &str, flags: RenameFlags) -> Result<(), Stop> {
+    match nix::fcntl::renameat2(from, name, to, new, flags) {
+        Ok(()) => Ok(()),
+        // Something is there that was not observed yet.
+        Err(nix::Error::EEXIST) => Err(Stop::Busy),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn unlink(dir: &OwnedFd, name: &str, folder: bool) -> Result<(), Stop> {
+    use nix::unistd::UnlinkatFlags::{NoRemoveDir, RemoveDir};
+    match nix::unistd::unlinkat(dir, name, if folder { RemoveDir } else { NoRemoveDir }) {
+        Ok(()) | Err(nix::Error::ENOENT) => Ok(()),
+        Err(nix::Error::ENOTEMPTY) => Err(Stop::Busy),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn sync(dir: &OwnedFd) -> Result<(), Stop> {
+    Ok(nix::unistd::fsync(dir)?)
+}
+
+fn mtime(place: &Place<'_>) -> Result<TimeSpec, Stop> {
+    let stat = nix::sys::stat::fstatat(&place.dir, place.name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    Ok(TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec))
+}
+
+fn entries(dir: &OwnedFd) -> Result<Vec<String>, Stop> {
+    let mut out = Vec::new();
+    let path = format!("/proc/self/fd/{}", dir.as_raw_fd());
+    for entry in std::fs::read_dir(path)? {
+        out.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(out)
+}

@@ -9,4 +9,5 @@ pub mod log;
 pub mod net;
 pub mod record;
 pub mod replica;
+pub mod scan;
 pub mod wire;

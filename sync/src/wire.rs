@@ -1,1 +1,114 @@
-//! (being written)
+//! What goes over a link, as HTTP resources (kith-protocol(7), "Resources"):
+//!
+//! - `POST /v1/feed`, the reader's heads in the request; the response does not end: frames of records and what goes with them;
+//! - `GET /v1/objects/ROOT`, a body or a `Range` of it; `GET /v1/objects/ROOT/groups`, its chaining values.
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use keymgr::ids::Root;
+
+use crate::engine::Heads;
+
+/// The longest frame: a record, a body in line, and what stands around them.
+pub const MAX_FRAME: usize = 256 * 1024;
+/// The longest request body: heads of a thousand authors.
+pub const MAX_HELLO: usize = 256 * 1024;
+/// The most chaining values in an answer: 4 TiB.
+pub const MAX_GROUPS: usize = 32 * (1 << 28);
+
+/// How far the reader is.
+#[derive(Serialize, Deserialize)]
+pub struct Hello {
+    pub version: u8,
+    pub heads: Heads,
+}
+
+#[derive(Serialize, Deserialize)]
+pub enum Frame {
+    /// The device list as the writer knows it.
+    List(Vec<u8>),
+    /// A signed record, and its body where it is short and was set by it.
+    Record { signed: Vec<u8>, body: Option<Vec<u8>> },
+    /// Bodies that are whole at the writer since the last such frame.
+    Have(Vec<Root>),
+    /// How far the writer has read everybody, itself included.
+    Heads(Heads),
+}
+
+/// A frame with its length in front.
+pub fn encode(frame: &Frame) -> Option<Vec<u8>> {
+    let body = postcard::to_stdvec(frame).ok()?;
+    if body.len() > MAX_FRAME {
+        return None;
+    }
+    let mut out = u32::try_from(body.len()).ok()?.to_le_bytes().to_vec();
+    out.extend_from_slice(&body);
+    Some(out)
+}
+
+/// Frames out of the bytes that come.
+#[derive(Default)]
+pub struct Decoder {
+    buffer: Vec<u8>,
+}
+
+/// What came is no frame.
+#[derive(Debug, thiserror::Error)]
+#[error("a frame that cannot be")]
+pub struct BadFrame;
+
+impl Decoder {
+    /// The frames that are whole now.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, BadFrame> {
+        self.buffer.extend_from_slice(bytes);
+        let (mut frames, mut at) = (Vec::new(), 0);
+        while let Some(front) = self.buffer.get(at..at + 4) {
+            let len = u32::from_le_bytes(front.try_into().map_err(|_| BadFrame)?) as usize;
+            if len > MAX_FRAME {
+                return Err(BadFrame);
+            }
+            let Some(body) = self.buffer.get(at + 4..at + 4 + len) else { break };
+            frames.push(decode(body)?);
+            at += 4 + len;
+        }
+        self.buffer.drain(..at);
+        Ok(frames)
+    }
+}
+
+/// Strict: nothing may follow.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadFrame> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(BadFrame),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_come_out_of_any_pieces() {
+        let root = Root::from_bytes([7; 32]);
+        let bytes: Vec<u8> =
+            [Frame::Have(vec![root]), Frame::List(vec![1, 2, 3])].iter().flat_map(|f| encode(f).unwrap()).collect();
+        for piece in [1, 3, 7, bytes.len()] {
+            let mut decoder = Decoder::default();
+            let frames: Vec<Frame> = bytes.chunks(piece).flat_map(|c| decoder.push(c).unwrap()).collect();
+            assert!(
+                matches!(&frames[..], [Frame::Have(roots), Frame::List(list)] if roots == &[root] && list == &[1, 2, 3])
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_frame_is_refused_before_it_is_held() {
+        assert!(Decoder::default().push(&u32::MAX.to_le_bytes()).is_err());
+        assert!(Decoder::default().push(&[2, 0, 0, 0, 99, 99]).is_err());
+        let mut long = encode(&Frame::Have(vec![])).unwrap();
+        long[0] += 1;
+        long.push(0);
+        assert!(Decoder::default().push(&long).is_err(), "a byte too many");
+    }
+}

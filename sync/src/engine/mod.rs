@@ -464,6 +464,16 @@ impl Engine {
         self.spot_path(self.disk.get(node)?.spots().next()?)
     }
 
+    /// The names down to a file of this disk that has the body with this root.
+    pub fn body_in_tree(&self, root: &Root) -> Option<Vec<StoreName>> {
+        let nodes = self.by_root.get(root)?;
+        let shows = |node: &&NodeId| {
+            let content = self.disk.get(node).and_then(|shown| shown.content);
+            content.is_some_and(|c| c.root == *root)
+        };
+        nodes.iter().find(shows).and_then(|node| self.disk_path(node))
+    }
+
     /// The store names from the share's root down to a spot: where a step finds or puts an entry.
     pub fn spot_path(&self, spot: &Spot) -> Option<Vec<StoreName>> {
         self.disk.path(spot)

@@ -1,0 +1,284 @@
+//! Bodies that records name and that are not here: asked of whoever is there, several at once, each group verified
+//! against the signed root as it arrives. What stopped in the middle goes on where it stopped.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::StatusCode;
+use keymgr::ids::{DeviceId, Root};
+use keymgr::root::{self, GROUP, Groups};
+use tokio::sync::mpsc;
+
+use super::{Inner, Peers};
+use crate::bodies::{self, Partial};
+use crate::engine::Wanted;
+
+/// Bodies under way at once.
+const AT_ONCE: usize = 8;
+/// The most that is asked for in one request.
+const RUN: u64 = 8 << 20;
+
+pub(super) enum Event {
+    /// Something may be wanted, or somebody may have it now.
+    Try,
+    Done {
+        root: Root,
+        peer: DeviceId,
+        outcome: Outcome,
+    },
+}
+
+pub(super) enum Outcome {
+    Whole,
+    /// The peer does not have it, or what it sent is not it.
+    Lacks,
+    /// The link broke: asked again when it is there again.
+    Broken,
+}
+
+pub(super) async fn run(inner: Weak<Inner>, mut events: mpsc::UnboundedReceiver<Event>) {
+    let mut under_way: HashSet<Root> = HashSet::new();
+    while let Some(event) = events.recv().await {
+        let Some(inner) = inner.upgrade() else { return };
+        let mut event = Some(event);
+        // What was told meanwhile is one look at what is wanted.
+        while let Some(next) = event.take() {
+            if let Event::Done { root, peer, outcome } = next {
+                under_way.remove(&root);
+                inner.ended(root, peer, outcome);
+            }
+            event = events.try_recv().ok();
+        }
+        if under_way.len() >= AT_ONCE {
+            continue;
+        }
+        let Some(net) = inner.net.lock().clone() else { continue };
+        let look = inner.clone();
+        let wanted = tokio::task::spawn_blocking(move || look.core.lock().engine.wanted()).await.unwrap_or_default();
+        for want in wanted {
+            if under_way.len() >= AT_ONCE {
+                break;
+            }
+            let root = want.content.root;
+            if under_way.contains(&root) {
+                continue;
+            }
+            let Some(peer) = inner.who_may_have(&root) else { continue };
+            under_way.insert(root);
+            let (inner, net) = (inner.clone(), net.clone());
+            tokio::spawn(async move {
+                let outcome = fetch(&inner, net.as_ref(), peer, &want).await;
+                let _ = inner.fetch.send(Event::Done { root, peer, outcome });
+            });
+        }
+    }
+}
+
+impl Inner {
+    fn who_may_have(&self, root: &Root) -> Option<DeviceId> {
+        let peers = self.peers.lock();
+        let mut up: Vec<_> = peers.iter().filter(|(_, p)| p.up && !p.lacks.contains(root)).map(|(id, _)| *id).collect();
+        up.sort_unstable();
+        up.first().copied()
+    }
+
+    fn ended(&self, root: Root, peer: DeviceId, outcome: Outcome) {
+        match outcome {
+            Outcome::Whole => {
+                let mut core = self.core.lock();
+                core.engine.handle_body(root);
+                core.have(root);
+                drop(core);
+                self.tell();
+                self.kick();
+            }
+            Outcome::Lacks => {
+                if let Some(p) = self.peers.lock().get_mut(&peer) {
+                    p.lacks.insert(root);
+                }
+            }
+            Outcome::Broken => {
+                if let Some(p) = self.peers.lock().get_mut(&peer) {
+                    p.up = false;
+                }
+            }
+        }
+    }
+}
+
+/// Why a body is not whole.
+enum Stop {
+    Lacks(String),
+    Broken(String),
+}
+
+impl From<bodies::Error> for Stop {
+    fn from(e: bodies::Error) -> Self {
+        Stop::Lacks(e.to_string())
+    }
+}
+
+async fn fetch(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wanted) -> Outcome {
+    match whole(inner, net, peer, want).await {
+        Ok(()) => Outcome::Whole,
+        Err(Stop::Lacks(why)) => {
+            tracing::debug!("{} from {}: {why}", want.content.root, inner.name_of(&peer));
+            Outcome::Lacks
+        }
+        Err(Stop::Broken(why)) => {
+            tracing::info!("{} from {}: {why}", want.content.root, inner.name_of(&peer));
+            Outcome::Broken
+        }
+    }
+}
+
+async fn whole(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wanted) -> Result<(), Stop> {
+    let (root, length) = (want.content.root, want.content.length);
+    if length <= GROUP {
+        let bytes = get(net, peer, format!("/v1/objects/{root}"), None, GROUP).await?;
+        return Ok(inner.bodies.put(&root, &bytes)?);
+    }
+    let base = want.base.and_then(|base| {
+        let names = inner.core.lock().engine.body_in_tree(&base.root)?;
+        Some((base.root, inner.tree.path_of(&names)))
+    });
+    let groups = groups(inner, net, peer, &root, length, base.as_ref()).await?;
+    let mut partial = inner.bodies.begin(&root, length, groups)?;
+    if let Some((base, path)) = base {
+        let inner = inner.clone();
+        let took = tokio::task::spawn_blocking(move || {
+            if let Ok(groups) = inner.bodies.groups_of(&base, &path) {
+                let _ = partial.take_from(&path, &groups);
+            }
+            partial
+        });
+        partial = took.await.map_err(|e| Stop::Broken(e.to_string()))?;
+    }
+    for run in runs(&partial) {
+        partial = run_of(net, peer, &root, partial, run).await?;
+    }
+    let inner = inner.clone();
+    let done = tokio::task::spawn_blocking(move || inner.bodies.finish(partial)).await;
+    Ok(done.map_err(|e| Stop::Broken(e.to_string()))??)
+}
+
+/// The chaining values: what changed of the base's where the peer knows that, else all.
+async fn groups(
+    inner: &Arc<Inner>,
+    net: &dyn Peers,
+    peer: DeviceId,
+    root: &Root,
+    length: u64,
+    base: Option<&(Root, std::path::PathBuf)>,
+) -> Result<Groups, Stop> {
+    let count = root::count(length);
+    if let Some((base, path)) = base
+        && let Ok(mut known) = inner.bodies.groups_of(base, path)
+    {
+        let path = format!("/v1/objects/{root}/groups?base={base}");
+        if let Ok(bytes) = get(net, peer, path, None, (count as u64) * 36).await {
+            known.truncate(count);
+            for change in bytes.chunks_exact(36) {
+                let (index, value) = change.split_at(4);
+                let index = u32::from_le_bytes(index.try_into().unwrap_or_default()) as usize;
+                if index < count {
+                    known.set(index, value.try_into().unwrap_or_default());
+                }
+            }
+            if known.len() == count && known.root() == *root {
+                return Ok(known);
+            }
+        }
+    }
+    let bytes = get(net, peer, format!("/v1/objects/{root}/groups"), None, count as u64 * 32).await?;
+    let values = bytes.chunks_exact(32).map(|v| v.try_into().unwrap_or_default()).collect();
+    Ok(Groups::from_values(values))
+}
+
+/// Missing groups that follow one another, in runs.
+fn runs(partial: &Partial) -> Vec<Range<usize>> {
+    let most = (RUN / GROUP) as usize;
+    let mut out: Vec<Range<usize>> = Vec::new();
+    for index in partial.missing() {
+        match out.last_mut() {
+            Some(run) if run.end == index && run.len() < most => run.end = index + 1,
+            _ => out.push(index..index + 1),
+        }
+    }
+    out
+}
+
+/// One run of groups, each verified as soon as it is here.
+async fn run_of(
+    net: &dyn Peers,
+    peer: DeviceId,
+    root: &Root,
+    mut partial: Partial,
+    run: Range<usize>,
+) -> Result<Partial, Stop> {
+    let (first, last) = (partial.range(run.start), partial.range(run.end.saturating_sub(1)));
+    let response = ask(net, peer, format!("/v1/objects/{root}"), Some(first.start..last.end)).await?;
+    let mut body = response.into_body();
+    let (mut buffer, mut index) = (Vec::new(), run.start);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        buffer.extend_from_slice(&data);
+        let mut at = 0;
+        while index < run.end {
+            let range = partial.range(index);
+            let len = (range.end - range.start) as usize;
+            let Some(bytes) = buffer.get(at..at + len) else { break };
+            partial.put(index, bytes)?;
+            at += len;
+            index += 1;
+        }
+        buffer.drain(..at);
+        if index == run.end && !buffer.is_empty() {
+            return Err(Stop::Lacks("more came than was asked for".into()));
+        }
+    }
+    if index == run.end { Ok(partial) } else { Err(Stop::Lacks("less came than was asked for".into())) }
+}
+
+async fn ask(
+    net: &dyn Peers,
+    peer: DeviceId,
+    path: String,
+    range: Option<Range<u64>>,
+) -> Result<hyper::Response<hyper::body::Incoming>, Stop> {
+    let mut request = hyper::Request::get(path);
+    if let Some(range) = range {
+        request = request.header("range", format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
+    }
+    let request = request.body(Bytes::new()).map_err(|e| Stop::Broken(e.to_string()))?;
+    let response = net.request(peer, request).await.map_err(Stop::Broken)?;
+    match response.status() {
+        StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
+        other => Err(Stop::Lacks(other.to_string())),
+    }
+}
+
+/// A whole answer of at most `most` bytes.
+async fn get(
+    net: &dyn Peers,
+    peer: DeviceId,
+    path: String,
+    range: Option<Range<u64>>,
+    most: u64,
+) -> Result<Vec<u8>, Stop> {
+    let mut body = ask(net, peer, path, range).await?.into_body();
+    let mut out = Vec::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if out.len() as u64 + data.len() as u64 > most {
+            return Err(Stop::Lacks("more came than can be".into()));
+        }
+        out.extend_from_slice(&data);
+    }
+    Ok(out)
+}

@@ -1,0 +1,281 @@
+//! The driver: joins the engine with the disk and with peers.
+//!
+//! Who may do what when: `authoring` is held around an observation with the records made of it, and around a run of
+//! steps, so that neither sees the other's half. It is taken first, then the file system's gate ([`Host::enter`]), then
+//! `core`. A file operation holds the gate's reading side and may ask for `core`; nothing that holds `core` waits for the gate.
+
+mod author;
+mod fetch;
+mod serve;
+mod start;
+mod status;
+mod steps;
+mod take;
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use keymgr::device::DeviceKeys;
+use keymgr::devices::{DeviceList, Role};
+use keymgr::ids::{AccountId, DeviceId, FileId, Incarnation, Locator, NodeId, Root, ShareId, StoreName};
+use keymgr::keyring::Head;
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{mpsc, watch};
+
+use crate::bodies::Bodies;
+use crate::engine::{Engine, EntryId, Heads};
+use crate::index::Index;
+pub use crate::install::Inside;
+use crate::install::Tree;
+use crate::log::Logs;
+use crate::record::{Author, Content};
+use crate::{bodies, log};
+
+pub use author::Observed;
+pub use status::Status;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    #[error(transparent)]
+    Bodies(#[from] bodies::Error),
+    #[error("{}: {source}", path.display())]
+    Io { path: std::path::PathBuf, source: std::io::Error },
+    #[error("the index: {0}")]
+    Index(#[from] sled::Error),
+    #[error("a record could not be made: {0}")]
+    Record(#[from] crate::record::RecordError),
+}
+
+/// What the keys are needed for, on a full device.
+pub trait Host: Send + Sync + 'static {
+    /// Runs `f` while no file operation runs.
+    fn enter(&self, f: &mut dyn FnMut(&dyn Inside));
+    /// The name `name` of `id` in folder `from`, sealed for folder `to`.
+    fn reseal(&self, from: NodeId, name: &StoreName, to: NodeId, id: EntryId) -> Option<(StoreName, Locator)>;
+    /// A name beside `name` in `parent` that says what happened: "name (conflict, DEVICE, DATE).ext". `attrs`, sealed for
+    /// `attrs_for`, say the date.
+    fn conflict_name(
+        &self,
+        parent: NodeId,
+        name: &StoreName,
+        id: EntryId,
+        device: &str,
+        attrs: &[u8],
+        attrs_for: EntryId,
+    ) -> Option<(StoreName, Locator)>;
+    /// Makes `to` a copy of the ciphertext `body` as `file`, the same bytes on every device.
+    fn copy_as(&self, body: &Path, to: &Path, file: FileId) -> bool;
+    /// Attributes sealed for one file, sealed for another.
+    fn readdress(&self, attrs: &[u8], from: EntryId, to: EntryId) -> Option<Vec<u8>>;
+}
+
+/// How peers are asked; the network, or a test's stand-in.
+pub trait Peers: Send + Sync + 'static {
+    fn request(
+        &self,
+        peer: DeviceId,
+        request: hyper::Request<Bytes>,
+    ) -> BoxFuture<'static, Result<hyper::Response<hyper::body::Incoming>, String>>;
+}
+
+pub struct Config {
+    pub store: std::path::PathBuf,
+    pub share: ShareId,
+    pub keys: Arc<DeviceKeys>,
+    pub role: Role,
+    pub account: AccountId,
+    pub list: DeviceList,
+    pub incarnation: Incarnation,
+    /// The session's number, and whether the one before ended well.
+    pub session: u64,
+    pub clean: bool,
+}
+
+/// One share's replication on this device. Clones are the same.
+#[derive(Clone)]
+pub struct Replica(Arc<Inner>);
+
+struct Inner {
+    store: std::path::PathBuf,
+    keys: Arc<DeviceKeys>,
+    role: Role,
+    account: AccountId,
+    me: DeviceId,
+    authoring: Mutex<()>,
+    core: Mutex<Core>,
+    tree: Tree,
+    bodies: Bodies,
+    index: Index,
+    host: Mutex<Option<Arc<dyn Host>>>,
+    net: Mutex<Option<Arc<dyn Peers>>>,
+    /// Something is there for the feeds.
+    news: watch::Sender<u64>,
+    /// The device list, whenever it changes.
+    list: watch::Sender<DeviceList>,
+    step: (Mutex<Work>, Condvar),
+    fetch: mpsc::UnboundedSender<fetch::Event>,
+    peers: Mutex<HashMap<DeviceId, Peer>>,
+    notices: Mutex<Vec<String>>,
+    /// Runs the tasks; kept here so that whoever calls need not have one.
+    runtime: tokio::runtime::Handle,
+}
+
+/// What the stepping thread is to do.
+#[derive(Default)]
+struct Work {
+    due: bool,
+    end: bool,
+}
+
+struct Core {
+    engine: Engine,
+    logs: Logs,
+    author: Author,
+    /// Bodies that became whole here, for the feeds to tell; trimmed from the front.
+    haves: std::collections::VecDeque<Root>,
+    haves_from: u64,
+    /// What a delta of a body is against, and which groups changed: (base, groups).
+    deltas: HashMap<Root, (Root, Vec<u32>)>,
+    session: u64,
+}
+
+#[derive(Default)]
+struct Peer {
+    up: bool,
+    /// How far it has read, as far as it is known.
+    heads: Heads,
+    feed: Option<tokio::task::AbortHandle>,
+    /// Bodies that it did not have when asked.
+    lacks: HashSet<Root>,
+}
+
+impl Replica {
+    /// The file system, once it is there; steps are done from then on. A blind device calls this with `None`.
+    pub fn begin(&self, host: Option<Arc<dyn Host>>) {
+        *self.0.host.lock() = host;
+        let inner = self.0.clone();
+        std::thread::Builder::new()
+            .name("kith-steps".into())
+            .spawn(move || inner.step_until_end())
+            .map(drop)
+            .unwrap_or_else(|e| tracing::error!("no thread for the steps: {e}"));
+        self.0.kick();
+    }
+
+    pub fn set_net(&self, net: Option<Arc<dyn Peers>>) {
+        *self.0.net.lock() = net;
+    }
+
+    /// A link to a peer came up: its feed is read from now on.
+    pub fn peer_up(&self, peer: DeviceId) {
+        self.0.peer_up(peer);
+    }
+
+    pub fn peer_down(&self, peer: DeviceId) {
+        if let Some(p) = self.0.peers.lock().get_mut(&peer) {
+            p.up = false;
+            if let Some(feed) = p.feed.take() {
+                feed.abort();
+            }
+        }
+    }
+
+    /// The device list, now and whenever it changes.
+    pub fn list(&self) -> watch::Receiver<DeviceList> {
+        self.0.list.subscribe()
+    }
+
+    /// A list that this device signed, or that came with a pairing.
+    pub fn take_list(&self, list: &DeviceList) {
+        self.0.merge_list(list);
+    }
+
+    /// What the records say is in a file that this disk shows, with its chaining values where they are known.
+    pub fn disk_file(&self, file: &FileId) -> Option<Content> {
+        self.0.core.lock().engine.disk_file(file)
+    }
+
+    /// What the records say is in a folder of this disk.
+    pub fn disk_folder(&self, node: &NodeId) -> Option<Vec<(StoreName, EntryId)>> {
+        self.0.core.lock().engine.disk_folder(node)
+    }
+
+    /// The newest records of all logs here, for the mark.
+    pub fn mark_heads(&self) -> Vec<Head> {
+        let core = self.0.core.lock();
+        let share = core.engine.share();
+        let head = |(author, head): (&Author, &crate::engine::Head)| Head {
+            share,
+            device: author.device,
+            incarnation: author.incarnation,
+            number: head.number,
+            hash: head.hash,
+        };
+        core.engine.heads().iter().map(head).collect()
+    }
+
+    /// Bodies that fs made by itself are known by their chaining values.
+    pub fn notice(&self, text: String) {
+        self.0.notice(text);
+    }
+
+    /// Ends the steps; the index is complete where the session ended well.
+    pub fn end(&self, well: bool) {
+        {
+            let mut work = self.0.step.0.lock();
+            work.end = true;
+            self.0.step.1.notify_all();
+        }
+        let _authoring = self.0.authoring.lock();
+        let mut core = self.0.core.lock();
+        self.0.index.put(core.engine.take_disk_changes());
+        if well {
+            self.0.index.complete(core.session);
+        }
+        for peer in self.0.peers.lock().values_mut() {
+            if let Some(feed) = peer.feed.take() {
+                feed.abort();
+            }
+        }
+    }
+}
+
+impl Inner {
+    fn notice(&self, text: String) {
+        tracing::warn!("{text}");
+        let mut notices = self.notices.lock();
+        if !notices.contains(&text) {
+            notices.push(text);
+            // Old ones stay in the log.
+            if notices.len() > 100 {
+                notices.remove(0);
+            }
+        }
+    }
+
+    /// Steps may be due, and bodies wanted.
+    fn kick(&self) {
+        self.step.0.lock().due = true;
+        self.step.1.notify_all();
+    }
+
+    /// Feeds have something to send.
+    fn tell(&self) {
+        self.news.send_modify(|n| *n += 1);
+    }
+}
+
+impl Core {
+    fn have(&mut self, root: Root) {
+        self.haves.push_back(root);
+        if self.haves.len() > 10_000 {
+            self.haves.pop_front();
+            self.haves_from += 1;
+        }
+    }
+}

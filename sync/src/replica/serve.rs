@@ -1,0 +1,255 @@
+//! What this device answers its peers: the feed, bodies, chaining values. Any listed device may read: all of it is
+//! ciphertext and signed records.
+
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http_body_util::{BodyExt, Limited, StreamBody};
+use hyper::body::{Frame as HttpFrame, Incoming};
+use hyper::{Method, Request, Response, StatusCode};
+use keymgr::ids::{DeviceId, Root};
+use tokio::sync::mpsc;
+
+use super::{Inner, Replica};
+use crate::bodies::SMALL;
+use crate::engine::{Head, Heads};
+use crate::link::{Body, Serve, full};
+use crate::record::Signed;
+use crate::wire::{self, Frame, Hello};
+
+/// Records sent before the feed looks again at what is new.
+const BATCH: usize = 1 << 20;
+/// Read from the disk at once.
+const CHUNK: usize = 256 * 1024;
+
+impl Serve for Replica {
+    fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+            match (request.method(), parts.as_slice()) {
+                (&Method::POST, ["v1", "feed"]) => self.0.clone().feed(peer, request).await,
+                (&Method::GET, ["v1", "objects", root]) => match root.parse() {
+                    Ok(root) => self.0.clone().object(root, &request).await,
+                    Err(_) => status(StatusCode::BAD_REQUEST),
+                },
+                (&Method::GET, ["v1", "objects", root, "groups"]) => match root.parse() {
+                    Ok(root) => self.0.clone().groups(root, base(&request)).await,
+                    Err(_) => status(StatusCode::BAD_REQUEST),
+                },
+                _ => status(StatusCode::NOT_FOUND),
+            }
+        })
+    }
+}
+
+fn base(request: &Request<Incoming>) -> Option<Root> {
+    request.uri().query()?.strip_prefix("base=")?.parse().ok()
+}
+
+fn status(code: StatusCode) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::new()));
+    *response.status_mut() = code;
+    response
+}
+
+/// A body whose pieces come through a channel.
+fn streamed(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Body {
+    let stream = futures::stream::unfold(pieces, |mut pieces| async move {
+        let piece = pieces.recv().await?;
+        Some((piece.map(HttpFrame::data), pieces))
+    });
+    StreamBody::new(stream).boxed_unsync_or_sync()
+}
+
+/// `StreamBody` of a channel is `Sync` through this wrapper: the channel is polled by one task only.
+trait Boxed {
+    fn boxed_unsync_or_sync(self) -> Body;
+}
+
+impl<S> Boxed for StreamBody<S>
+where
+    S: futures::Stream<Item = io::Result<HttpFrame<Bytes>>> + Send + 'static,
+{
+    fn boxed_unsync_or_sync(self) -> Body {
+        BodyExt::boxed(StreamBody::new(SyncStream(parking_lot::Mutex::new(Box::pin(self)))))
+    }
+}
+
+struct SyncStream<S>(parking_lot::Mutex<std::pin::Pin<Box<S>>>);
+
+impl<S: futures::Stream> futures::Stream for SyncStream<S> {
+    type Item = S::Item;
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        self.0.lock().as_mut().poll_next(cx)
+    }
+}
+
+impl Inner {
+    /// Where a body with this root lies, if it is whole here.
+    pub(super) fn body_path(&self, root: &Root) -> Option<PathBuf> {
+        if let Some(path) = self.bodies.whole(root) {
+            return Some(path);
+        }
+        let names = self.core.lock().engine.body_in_tree(root)?;
+        Some(self.tree.path_of(&names))
+    }
+
+    async fn object(self: Arc<Self>, root: Root, request: &Request<Incoming>) -> Response<Body> {
+        let range = request.headers().get("range").map(|r| r.to_str().ok().and_then(range));
+        let Some(path) = self.body_path(&root) else { return status(StatusCode::NOT_FOUND) };
+        let opened = std::fs::File::open(&path).and_then(|f| Ok((f.metadata()?.len(), f)));
+        let Ok((length, file)) = opened else { return status(StatusCode::NOT_FOUND) };
+        let (start, end) = match range {
+            None => (0, length),
+            Some(Some((start, end))) if start < end && end <= length => (start, end),
+            Some(_) => return status(StatusCode::RANGE_NOT_SATISFIABLE),
+        };
+        let (tx, rx) = mpsc::channel(4);
+        tokio::task::spawn_blocking(move || {
+            let mut at = start;
+            while at < end {
+                let mut bytes = vec![0; CHUNK.min((end - at) as usize)];
+                let read = file.read_exact_at(&mut bytes, at);
+                at += bytes.len() as u64;
+                let failed = read.is_err();
+                if tx.blocking_send(read.map(|()| Bytes::from(bytes))).is_err() || failed {
+                    return;
+                }
+            }
+        });
+        let mut response = Response::new(streamed(rx));
+        if range.is_some() {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+        }
+        response
+    }
+
+    async fn groups(self: Arc<Self>, root: Root, base: Option<Root>) -> Response<Body> {
+        let known = self.core.lock().deltas.get(&root).cloned();
+        if let Some(base) = base
+            && known.as_ref().is_none_or(|(b, _)| *b != base)
+        {
+            return status(StatusCode::NOT_FOUND);
+        }
+        let Some(path) = self.body_path(&root) else { return status(StatusCode::NOT_FOUND) };
+        let inner = self.clone();
+        let groups = tokio::task::spawn_blocking(move || inner.bodies.groups_of(&root, &path)).await;
+        let Ok(Ok(groups)) = groups else { return status(StatusCode::NOT_FOUND) };
+        let mut out = Vec::new();
+        match (base, known) {
+            (Some(_), Some((_, changed))) => {
+                for index in changed {
+                    let Some(value) = groups.get(index as usize) else { continue };
+                    out.extend_from_slice(&index.to_le_bytes());
+                    out.extend_from_slice(value);
+                }
+            }
+            _ => groups.values().iter().for_each(|value| out.extend_from_slice(value)),
+        }
+        Response::new(full(out))
+    }
+
+    async fn feed(self: Arc<Self>, peer: DeviceId, request: Request<Incoming>) -> Response<Body> {
+        let body = Limited::new(request.into_body(), wire::MAX_HELLO).collect().await;
+        let hello = body.ok().and_then(|b| wire::decode::<Hello>(&b.to_bytes()).ok());
+        let Some(hello) = hello.filter(|h| h.version == 1) else { return status(StatusCode::BAD_REQUEST) };
+        let (tx, rx) = mpsc::channel(4);
+        self.runtime.clone().spawn(self.feed_until_closed(peer, hello.heads, tx));
+        Response::new(streamed(rx))
+    }
+
+    async fn feed_until_closed(self: Arc<Self>, peer: DeviceId, heads: Heads, tx: mpsc::Sender<io::Result<Bytes>>) {
+        let mut news = self.news.subscribe();
+        let mut state = Feed { sent: heads.clone(), haves: 0, list: None, told: None };
+        {
+            let mut core = self.core.lock();
+            core.engine.handle_peer_heads(peer, &heads);
+            state.haves = core.haves_from + core.haves.len() as u64;
+        }
+        loop {
+            news.borrow_and_update();
+            loop {
+                let inner = self.clone();
+                let made = tokio::task::spawn_blocking(move || {
+                    let bytes = inner.frames(peer, &mut state);
+                    (bytes, state)
+                });
+                let Ok((bytes, back)) = made.await else { return };
+                state = back;
+                if bytes.is_empty() {
+                    break;
+                }
+                if tx.send(Ok(Bytes::from(bytes))).await.is_err() {
+                    return;
+                }
+            }
+            tokio::select! {
+                changed = news.changed() => if changed.is_err() { return },
+                () = tx.closed() => return,
+            }
+        }
+    }
+
+    /// What this feed has not said yet, as frames.
+    fn frames(&self, peer: DeviceId, feed: &mut Feed) -> Vec<u8> {
+        let mut frames = Vec::new();
+        let list = self.list.borrow().clone();
+        if feed.list != Some(list.hash()) {
+            feed.list = Some(list.hash());
+            frames.push(Frame::List(list.to_bytes()));
+        }
+        if let Some(p) = self.peers.lock().get(&peer) {
+            feed.sent.merge(&p.heads);
+        }
+        let (records, haves, heads) = {
+            let core = self.core.lock();
+            let records = core.logs.since(&feed.sent, BATCH);
+            let skip = feed.haves.saturating_sub(core.haves_from) as usize;
+            let haves: Vec<Root> = core.haves.iter().skip(skip).copied().collect();
+            feed.haves = core.haves_from + core.haves.len() as u64;
+            (records, haves, core.engine.heads().clone())
+        };
+        for record in &records {
+            let e = record.entry();
+            feed.sent.raise(e.author, Head { number: e.number, hash: e.hash });
+            frames.push(Frame::Record { signed: record.bytes().to_vec(), body: self.in_line(record) });
+        }
+        frames.extend(haves.chunks(1000).map(|roots| Frame::Have(roots.to_vec())));
+        if feed.told.as_ref() != Some(&heads) && records.is_empty() {
+            feed.told = Some(heads.clone());
+            frames.push(Frame::Heads(heads));
+        }
+        frames.iter().filter_map(wire::encode).flatten().collect()
+    }
+
+    /// A short body that this record set, if it is whole here.
+    fn in_line(&self, record: &Signed) -> Option<Vec<u8>> {
+        let live = record.entry().record.live()?;
+        let content = live.content.as_ref().filter(|c| live.content_from.is_none() && c.length <= SMALL)?;
+        let bytes = std::fs::read(self.body_path(&content.root)?).ok()?;
+        let right = keymgr::root::Groups::of_bytes(&bytes).root() == content.root;
+        right.then_some(bytes)
+    }
+}
+
+/// What one feed has said.
+struct Feed {
+    sent: Heads,
+    haves: u64,
+    list: Option<[u8; 32]>,
+    told: Option<Heads>,
+}
+
+/// `bytes=FIRST-LAST`, as a range.
+fn range(text: &str) -> Option<(u64, u64)> {
+    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
+    Some((first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?))
+}

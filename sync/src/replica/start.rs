@@ -1,0 +1,102 @@
+//! The start: logs read back, the disk's state from the index, or from a scan where the index is not to be trusted.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{mpsc, watch};
+
+use super::{Config, Core, Error, Inner, Replica};
+use crate::bodies::Bodies;
+use crate::engine::Engine;
+use crate::index::Index;
+use crate::install::Tree;
+use crate::log::Logs;
+use crate::record::Author;
+use crate::scan;
+use keymgr::devices::Role;
+use keymgr::keyring::Head;
+
+/// Logs that were opened before the session's mark is set: whether they hold a head.
+pub struct Opened(Logs);
+
+impl Opened {
+    pub fn open(store: &std::path::Path, share: keymgr::ids::ShareId) -> Result<Self, Error> {
+        Ok(Self(Logs::open(store, share)?))
+    }
+
+    pub fn holds(&self, head: &Head) -> bool {
+        let author = Author { device: head.device, incarnation: head.incarnation };
+        self.0.holds(&author, head.number, &head.hash)
+    }
+}
+
+impl Replica {
+    /// Needs a tokio runtime; the disk's steps begin with [`Replica::begin`].
+    pub fn start(config: Config, opened: Opened) -> Result<Self, Error> {
+        let Config { store, share, keys, role, account, list, incarnation, session, clean } = config;
+        let me = keys.id();
+        let io = |source| Error::Io { path: store.clone(), source };
+        let bodies = Bodies::open(&store)?;
+        let tree = Tree::open(&store).map_err(io)?;
+        let index = Index::open(&store)?;
+        let mut engine = Engine::new(share, me, role == Role::Full);
+        for record in opened.0.records() {
+            engine.handle_held(record.entry().clone());
+        }
+        for root in bodies.roots() {
+            engine.handle_body(root);
+        }
+        // The index is that of the last session, if that ended well; else the disk says itself what it shows.
+        match index.load(session.saturating_sub(1)).filter(|_| clean) {
+            Some(nodes) => engine.load_disk(nodes),
+            None => {
+                index.clear();
+                let (seen, signatures, odd) =
+                    scan::scan(&store, share, |file, signature| index.root(file, signature)).map_err(io)?;
+                for (file, signature, root) in signatures {
+                    index.set_root(&file, &signature, &root);
+                }
+                for path in odd {
+                    tracing::warn!("{}: not written by kith; left alone", path.display());
+                }
+                engine.adopt(&seen);
+                let all = engine.take_disk_changes();
+                index.put(all);
+            }
+        }
+        let (fetch, events) = mpsc::unbounded_channel();
+        let core = Core {
+            engine,
+            logs: opened.0,
+            author: Author { device: me, incarnation },
+            haves: VecDeque::new(),
+            haves_from: 0,
+            deltas: Default::default(),
+            session,
+        };
+        let inner = Arc::new(Inner {
+            store: store.clone(),
+            keys,
+            role,
+            account,
+            me,
+            authoring: Mutex::new(()),
+            core: Mutex::new(core),
+            tree,
+            bodies,
+            index,
+            host: Mutex::new(None),
+            net: Mutex::new(None),
+            news: watch::Sender::new(0),
+            list: watch::Sender::new(list),
+            step: (Mutex::default(), Condvar::new()),
+            fetch,
+            peers: Mutex::default(),
+            notices: Mutex::default(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        inner.runtime.spawn(super::fetch::run(Arc::downgrade(&inner), events));
+        Ok(Self(inner))
+    }
+}

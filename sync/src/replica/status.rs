@@ -1,0 +1,54 @@
+//! What a person is told of the replication.
+
+use keymgr::devices::Role;
+use keymgr::ids::DeviceId;
+
+use super::Replica;
+
+pub struct Status {
+    pub role: Role,
+    pub peers: Vec<PeerStatus>,
+    /// Bodies on their way here.
+    pub files: u64,
+    pub bytes: u64,
+    /// Names of nodes with contents set apart, that no writer has settled yet.
+    pub conflicts: u64,
+    pub notices: Vec<String>,
+}
+
+pub struct PeerStatus {
+    pub id: DeviceId,
+    pub name: String,
+    pub role: Role,
+    pub jid: String,
+    pub up: bool,
+}
+
+impl Replica {
+    pub fn status(&self) -> Status {
+        let inner = &self.0;
+        let (wanted, conflicts) = {
+            let mut core = inner.core.lock();
+            (core.engine.wanted(), core.engine.conflicts().len() as u64)
+        };
+        let peers = inner.peers.lock();
+        let list = inner.list.borrow();
+        let others = list.devices().filter(|d| d.public.id != inner.me);
+        Status {
+            role: inner.role,
+            peers: others
+                .map(|d| PeerStatus {
+                    id: d.public.id,
+                    name: d.name.clone(),
+                    role: d.role,
+                    jid: d.jid.clone(),
+                    up: peers.get(&d.public.id).is_some_and(|p| p.up),
+                })
+                .collect(),
+            files: wanted.len() as u64,
+            bytes: wanted.iter().map(|w| w.content.length).sum(),
+            conflicts,
+            notices: inner.notices.lock().clone(),
+        }
+    }
+}

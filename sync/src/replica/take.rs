@@ -1,0 +1,174 @@
+//! What peers send: verified, made durable, handed to the engine. Bad input ends that peer's feed, nothing else.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use keymgr::devices::DeviceList;
+use keymgr::ids::DeviceId;
+
+use super::{Inner, fetch};
+use crate::engine::{Head, Taken};
+use crate::record::Signed;
+use crate::wire::{Decoder, Frame, Hello};
+
+impl Inner {
+    pub(super) fn peer_up(self: &Arc<Self>, peer: DeviceId) {
+        let task = self.runtime.spawn(read_feed(self.clone(), peer)).abort_handle();
+        let mut peers = self.peers.lock();
+        let p = peers.entry(peer).or_default();
+        p.up = true;
+        p.lacks.clear();
+        if let Some(old) = p.feed.replace(task) {
+            old.abort();
+        }
+        drop(peers);
+        let _ = self.fetch.send(fetch::Event::Try);
+    }
+
+    /// Merges what is newer; everybody who asked is told.
+    pub(super) fn merge_list(&self, list: &DeviceList) {
+        let mut changed = false;
+        self.list.send_if_modified(|mine| {
+            if mine.knows(list) {
+                return false;
+            }
+            match mine.merge(list) {
+                Ok(merged) => {
+                    *mine = merged;
+                    changed = true;
+                    true
+                }
+                Err(e) => {
+                    tracing::warn!("a device list is not taken: {e}");
+                    false
+                }
+            }
+        });
+        if changed {
+            self.tell();
+        }
+    }
+
+    /// Frames that came together: one fsync for all their records.
+    fn take(&self, peer: DeviceId, frames: Vec<Frame>) -> Result<(), String> {
+        let mut records = Vec::new();
+        for frame in frames {
+            match frame {
+                Frame::List(bytes) => {
+                    let list = DeviceList::parse_and_verify(&bytes, &self.account)
+                        .map_err(|e| format!("a device list: {e}"))?;
+                    self.merge_list(&list);
+                }
+                Frame::Record { signed, body } => {
+                    let record = Signed::parse(&signed).map_err(|e| format!("a record: {e}"))?;
+                    record.verify(&self.list.borrow()).map_err(|e| format!("a record: {e}"))?;
+                    records.push((Arc::new(record), body));
+                }
+                Frame::Have(roots) => {
+                    if let Some(p) = self.peers.lock().get_mut(&peer) {
+                        p.lacks.retain(|root| !roots.contains(root));
+                    }
+                    let _ = self.fetch.send(fetch::Event::Try);
+                }
+                Frame::Heads(heads) => {
+                    if let Some(p) = self.peers.lock().get_mut(&peer) {
+                        p.heads.merge(&heads);
+                    }
+                    self.core.lock().engine.handle_peer_heads(peer, &heads);
+                }
+            }
+        }
+        if records.is_empty() { Ok(()) } else { self.take_records(peer, records) }
+    }
+
+    fn take_records(&self, peer: DeviceId, records: Vec<(Arc<Signed>, Option<Vec<u8>>)>) -> Result<(), String> {
+        if let Some(p) = self.peers.lock().get_mut(&peer) {
+            for (record, _) in &records {
+                let e = record.entry();
+                p.heads.raise(e.author, Head { number: e.number, hash: e.hash });
+            }
+        }
+        let mut core = self.core.lock();
+        let share = core.engine.share();
+        let mut new = Vec::new();
+        for (record, body) in records {
+            let entry = record.entry();
+            if entry.record.share != share {
+                return Err("a record of another share".into());
+            }
+            let expected = core.engine.heads().number(&entry.author) + 1;
+            if core.engine.holds(&entry.hash) || entry.number > expected {
+                continue;
+            }
+            // Durable before it has an effect on the disk: the steps come after the lock is given back.
+            core.logs.append(record.clone()).map_err(|e| e.to_string())?;
+            let taken = core.engine.handle_record(entry.clone());
+            if taken == Taken::Fork {
+                let name = self.name_of(&entry.author.device);
+                self.notice(format!("{name} has two histories: its store was put back, or its disk copied"));
+            }
+            new.push((record, body));
+        }
+        core.logs.sync().map_err(|e| e.to_string())?;
+        drop(core);
+        for (record, body) in &new {
+            if let (Some(body), Some(content)) = (body, record.entry().record.content())
+                && self.bodies.whole(&content.root).is_none()
+            {
+                match self.bodies.put(&content.root, body) {
+                    Ok(()) => {
+                        let mut core = self.core.lock();
+                        core.engine.handle_body(content.root);
+                        core.have(content.root);
+                    }
+                    Err(e) => tracing::warn!("a body from {peer}: {e}"),
+                }
+            }
+        }
+        if !new.is_empty() {
+            self.tell();
+            self.kick();
+            let _ = self.fetch.send(fetch::Event::Try);
+        }
+        Ok(())
+    }
+
+    pub(super) fn name_of(&self, device: &DeviceId) -> String {
+        let list = self.list.borrow();
+        list.get(device).map_or_else(|| device.to_string(), |d| d.name.clone())
+    }
+}
+
+/// Reads a peer's feed until it ends.
+async fn read_feed(inner: Arc<Inner>, peer: DeviceId) {
+    let Some(net) = inner.net.lock().clone() else { return };
+    let heads = inner.core.lock().engine.heads().clone();
+    let hello = postcard::to_stdvec(&Hello { version: 1, heads }).unwrap_or_default();
+    let request = hyper::Request::post("/v1/feed").body(Bytes::from(hello));
+    let Ok(request) = request else { return };
+    let response = match net.request(peer, request).await {
+        Ok(r) if r.status() == hyper::StatusCode::OK => r,
+        Ok(r) => return tracing::warn!("{} does not give its feed: {}", inner.name_of(&peer), r.status()),
+        Err(e) => return tracing::info!("the feed of {}: {e}", inner.name_of(&peer)),
+    };
+    let mut body = response.into_body();
+    let mut decoder = Decoder::default();
+    while let Some(Ok(frame)) = body.frame().await {
+        let Ok(data) = frame.into_data() else { continue };
+        let frames = match decoder.push(&data) {
+            Ok(frames) => frames,
+            Err(e) => return inner.notice(format!("{} sent {e}; its feed is not read on", inner.name_of(&peer))),
+        };
+        let at_work = inner.clone();
+        // Signatures and fsyncs take a while: not on a thread that others wait for.
+        let taken = tokio::task::spawn_blocking(move || at_work.take(peer, frames)).await;
+        match taken {
+            Ok(Ok(())) => {}
+            Ok(Err(why)) => {
+                return inner.notice(format!("{} sent {why}; its feed is not read on", inner.name_of(&peer)));
+            }
+            Err(_) => return,
+        }
+    }
+}
