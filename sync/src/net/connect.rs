@@ -293,6 +293,11 @@ async fn reach(checked: &Checked) -> Result<(TcpStream, bool), ConnectError> {
         Ok(found) => found.collect(),
         Err(_) => return Err(ConnectError::NoSuchHost(host)),
     };
+    if checked.tls.is_none()
+        && let Some(far) = addresses.iter().find(|a| !a.ip().to_canonical().is_loopback())
+    {
+        return Err(ConnectError::NotLoopback(*far));
+    }
     let mut last = None;
     for address in addresses {
         match TcpStream::connect(address).await {

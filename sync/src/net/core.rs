@@ -126,7 +126,7 @@ impl Core {
 
     fn presence(&self, presence: Presence) {
         let Some(from) = presence.from.clone() else { return };
-        if self.pairing.presence(self, &from, &presence) {
+        if self.pairing.presence(&from, &presence) {
             return;
         }
         match presence.type_ {

@@ -1,6 +1,6 @@
 //! SOCKS5 byte streams (XEP-0065, XEP-0260): this device's listener, the way to a candidate, the addresses to offer.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_xmpp::jid::Jid;
@@ -209,9 +209,9 @@ impl Drop for Expected {
 }
 
 async fn listen(listener: TcpListener, waiting: Waiting) {
-    let room = Arc::new(Semaphore::new(MAX_UNKNOWN));
+    // Where too many say nothing, the oldest goes: silence keeps nobody out.
+    let mut unknown: VecDeque<AbortHandle> = VecDeque::new();
     loop {
-        let Ok(permit) = room.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(_) => {
@@ -220,15 +220,21 @@ async fn listen(listener: TcpListener, waiting: Waiting) {
                 continue;
             }
         };
+        unknown.retain(|task| !task.is_finished());
+        if unknown.len() >= MAX_UNKNOWN
+            && let Some(oldest) = unknown.pop_front()
+        {
+            oldest.abort();
+        }
         let waiting = waiting.clone();
-        tokio::spawn(async move {
-            let _permit = permit;
+        let task = tokio::spawn(async move {
             if let Ok(Ok((token, stream))) = timeout(HANDSHAKE, answer(stream, &waiting)).await
                 && let Some(tx) = waiting.lock().get(&token)
             {
                 let _ = tx.try_send(stream);
             }
         });
+        unknown.push_back(task.abort_handle());
     }
 }
 
@@ -357,6 +363,22 @@ mod tests {
         assert_eq!(far.read_u8().await.unwrap(), b'x');
         drop(expected);
         assert!(dial("127.0.0.1", listener.port, &good).await.is_err());
+    }
+
+    /// ATTACKS.md N2: slow streams.
+    #[tokio::test]
+    async fn silent_connections_keep_nobody_out() {
+        let listener = Listener::bind().await.unwrap();
+        let token = "c".repeat(40);
+        let mut expected = listener.expect(token.clone());
+        let mut silent = Vec::new();
+        for _ in 0..3 * MAX_UNKNOWN {
+            silent.push(TcpStream::connect(("127.0.0.1", listener.port)).await.unwrap());
+        }
+        dial("127.0.0.1", listener.port, &token).await.unwrap();
+        while expected.take().is_none() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[test]
