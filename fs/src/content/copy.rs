@@ -1,11 +1,12 @@
 //! Copies: the same pages under another header.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use keymgr::ids::FileId;
+use keymgr::ids::{FileId, Locator};
 use keymgr::share::ShareKeys;
 
-use super::Error;
+use super::{Content, Error};
 use crate::format::header::{self, Header};
 use crate::format::locator::NOWHERE;
 use crate::format::{HEADER, PAGE};
@@ -31,6 +32,29 @@ pub fn copy_as(body: &dyn File, to: &dyn File, path: &Path, keys: &ShareKeys, fi
     to.write_at(&sealed, 0).map_err(io)?;
     to.sync(false).map_err(io)?;
     Ok(header)
+}
+
+impl Content {
+    /// Makes of a new file a copy of this one under another id: the same pages and lineage, shared on a disk that can.
+    /// What is copied is verified first, or a copy could be recorded of what the original's record refuses.
+    pub fn copy_to(
+        &self,
+        file: Arc<dyn File>,
+        path: &Path,
+        keys: &ShareKeys,
+        id: FileId,
+        locator: &Locator,
+    ) -> Result<Content, Error> {
+        self.verify_all()?;
+        let mut copy = Content::create_with(file, path, keys, self.header().of_copy(id), locator)?;
+        let io = |source| Error::Io { path: path.to_owned(), source };
+        copy.file.set_length(self.length).map_err(io)?;
+        copy_data(self.file.as_ref(), copy.file.as_ref(), self.length).map_err(io)?;
+        let sealed = copy.header.seal(keys, locator).map_err(|why| Error::Header { path: path.to_owned(), why })?;
+        copy.file.write_at(&sealed, 0).map_err(io)?;
+        (copy.length, copy.tidy) = (self.length, false);
+        Ok(copy)
+    }
 }
 
 /// Copies what is data; holes stay holes.

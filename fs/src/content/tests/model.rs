@@ -221,6 +221,30 @@ fn a_copy_is_the_same_bytes_wherever_it_is_made() {
 }
 
 #[test]
+fn a_copy_is_a_file_of_its_own_and_is_not_made_of_what_is_refused() {
+    let disk = SimDisk::new();
+    let mut content = create(&disk, "a");
+    content.write_at(&[5; 50_000], 0).unwrap();
+    content.truncate(49_000).unwrap();
+    let file = |name: &str| disk.create(Path::new(name), 0o600).unwrap();
+    let id = FileId::from_bytes([9; 16]);
+    let mut copy = content.copy_to(file("b"), Path::new("b"), &keys(), id, &PLACE).unwrap();
+    assert_eq!((copy.id(), copy.header().lineage), (id, content.header().lineage));
+    copy.truncate(50_000).unwrap();
+    copy.write_at(&[6; 10], 10).unwrap();
+    let mut want = vec![5; 49_000];
+    want.resize(50_000, 0);
+    want[10..20].fill(6);
+    assert!(read(&open(&disk, "b").unwrap()).unwrap() == want);
+    assert!(read(&content).unwrap() == [5; 49_000]);
+
+    let record = recorded(&content);
+    content.file().write_at(&[0; 4096], 8192).unwrap();
+    content.expect(record).unwrap();
+    assert!(content.copy_to(file("c"), Path::new("c"), &keys(), id, &PLACE).is_err());
+}
+
+#[test]
 fn pages_of_a_former_share_open_by_the_keys_in_the_header() {
     let disk = SimDisk::new();
     let mut content = create(&disk, "a");
