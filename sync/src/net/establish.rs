@@ -15,7 +15,7 @@ use super::jingle::{self, Said, Session};
 use super::s5b::{self, Candidate, Expected};
 use super::stream::IqError;
 use super::xml::{self, Build};
-use super::{Way, ibb, proxy};
+use super::{Way, ibb, nudge, proxy};
 use crate::link::BoxedDuplex;
 
 const ANSWER: Duration = Duration::from_secs(30);
@@ -251,7 +251,7 @@ impl Parley<'_> {
         }
         loop {
             match self.hear(ANSWER).await? {
-                Said::Activated(cid) if cid == candidate.cid => return Ok(Some((Box::new(stream), Way::Proxy))),
+                Said::Activated(cid) if cid == candidate.cid => return Ok(Some((nudge::framed(stream), Way::Proxy))),
                 Said::ProxyFailed => return Ok(None),
                 _ => continue,
             }
@@ -278,7 +278,7 @@ impl Parley<'_> {
         match activated.await {
             Some(stream) => {
                 self.ask(self.mark("activated", Some(&candidate.cid))).await?;
-                Ok(Some((Box::new(stream), Way::Proxy)))
+                Ok(Some((nudge::framed(stream), Way::Proxy)))
             }
             None => {
                 self.ask(self.mark("proxy-error", None)).await?;

@@ -9,6 +9,7 @@ mod establish;
 mod ibb;
 mod jingle;
 mod meter;
+mod nudge;
 pub mod pair;
 mod peers;
 mod presence;

@@ -88,6 +88,7 @@ c2s_ports = {{ {port} }}
 s2s_ports = {{ }}
 http_ports = {{ }}
 https_ports = {{ }}
+proxy65_ports = {{ {proxy} }}
 modules_enabled = {{ {modules} }}
 modules_disabled = {{ "s2s" }}
 authentication = "internal_hashed"
@@ -101,9 +102,7 @@ VirtualHost "{HOST}"
 "#
         );
         if options.proxy {
-            config += &format!(
-                "Component \"proxy.{HOST}\" \"proxy65\"\n  proxy65_address = \"127.0.0.1\"\n  proxy65_ports = {{ {proxy} }}\n"
-            );
+            config += &format!("Component \"proxy.{HOST}\" \"proxy65\"\n  proxy65_address = \"127.0.0.1\"\n");
         }
         fs::create_dir(dir.path().join("data")).expect("a directory");
         fs::write(dir.path().join("prosody.cfg.lua"), config).expect("the configuration");
