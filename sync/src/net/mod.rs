@@ -3,6 +3,8 @@
 //! The only place that names tokio-xmpp. Each device is the HTTP client on the links that it opens and the server on
 //! those that others open, so that who wants to read from a peer opens a link to it.
 
+#[cfg(test)]
+mod attacks;
 mod connect;
 mod core;
 mod establish;
