@@ -122,3 +122,14 @@ async fn a_device_behind_a_wall_is_reached_by_its_own_attempt() {
     assert_eq!(a.way_to(&b), Some(Way::InBand));
     a.talks_to(&b).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_limits_its_users_still_carries_a_link() {
+    let broker = broker(&["alice", "bob"], Options { proxy: false, limited: true, ..Options::default() });
+    let (mut a, mut b) = (Device::new(&broker, "alice"), Device::new(&broker, "bob"));
+    (a.config.direct, b.config.direct) = (false, false);
+    meet(&mut a, &mut b).await;
+    assert_eq!(a.way_to(&b), Some(Way::InBand));
+    a.talks_to(&b).await;
+    b.talks_to(&a).await;
+}

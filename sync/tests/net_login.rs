@@ -5,7 +5,7 @@ mod support;
 use support::Device;
 use support::login;
 use support::prosody::{Options, Prosody};
-use sync::net::{ConnectError, check_login, register};
+use sync::net::{ConnectError, NetEvent, check_login, register};
 
 const PASSWORD: &str = "a password";
 
@@ -105,4 +105,19 @@ async fn what_cannot_be_reached_is_told_apart() {
     assert!(matches!(check_login(&config).await, Err(ConnectError::BadServer(_))));
     config.jid = "no user".into();
     assert!(matches!(check_login(&config).await, Err(ConnectError::BadJid(_))));
+}
+
+#[tokio::test]
+async fn a_second_program_with_the_same_device_is_told_from_a_fault() {
+    let broker = Prosody::start();
+    broker.add_user("alice", PASSWORD);
+    let mut first = Device::new(&broker, "alice");
+    first.start();
+    first.until(NetEvent::BrokerUp).await;
+    let mut second = Device::new(&broker, "alice");
+    second.keys = first.keys.clone();
+    second.start();
+    let why = first.until_down().await;
+    assert!(why.contains("another program"), "{why}");
+    second.until(NetEvent::BrokerUp).await;
 }

@@ -27,10 +27,44 @@ const SEND_BUFFER: usize = 1 << 20;
 const MAX_STREAMS: u32 = 64;
 const MAX_HEADERS: u32 = 16 << 10;
 const PING_EVERY: Duration = Duration::from_secs(20);
-/// In-band through a broker that limits its users, a ping queues behind 128 KiB at some kB/s.
-const PING_ANSWER: Duration = Duration::from_secs(60);
 const FIRST_ANSWER: Duration = Duration::from_secs(30);
+/// What a server takes before its program reads it. Requests are small; the large windows are for answers.
+const SERVER_STREAM_WINDOW: u32 = 256 << 10;
+const SERVER_CONNECTION_WINDOW: u32 = 2 << 20;
 const HELLO: &str = "/v1/hello";
+
+/// How soon a silent peer counts as gone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pace {
+    Fast,
+    /// In-band through a broker that limits its users, a ping queues behind 128 KiB at some kB/s.
+    Slow,
+}
+
+impl Pace {
+    fn ping_answer(self) -> Duration {
+        match self {
+            Self::Fast => Duration::from_secs(20),
+            Self::Slow => Duration::from_secs(90),
+        }
+    }
+
+    /// In-band, frames of 1 MiB would keep everything else waiting for minutes.
+    fn max_frame(self) -> u32 {
+        match self {
+            Self::Fast => MAX_FRAME,
+            Self::Slow => 16 << 10,
+        }
+    }
+
+    /// What is sent ahead of the reader: in-band, little, or a ping waits behind it.
+    fn window(self, fast: u32) -> u32 {
+        match self {
+            Self::Fast => fast,
+            Self::Slow => fast.min(256 << 10),
+        }
+    }
+}
 
 /// The client's end. Clones share the connection.
 #[derive(Clone)]
@@ -42,16 +76,17 @@ impl Client {
     /// The handshake and the first answer. The future ends when the connection does.
     pub async fn start(
         io: BoxedDuplex,
+        pace: Pace,
     ) -> Result<(Self, impl Future<Output = Result<(), hyper::Error>> + Send), LinkError> {
         let (send, connection) = client::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_frame_size(MAX_FRAME)
+            .initial_stream_window_size(pace.window(STREAM_WINDOW))
+            .initial_connection_window_size(pace.window(CONNECTION_WINDOW))
+            .max_frame_size(pace.max_frame())
             .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(MAX_HEADERS)
             .keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_ANSWER)
+            .keep_alive_timeout(pace.ping_answer())
             .keep_alive_while_idle(true)
             .handshake(TokioIo::new(io))
             .await?;
@@ -82,7 +117,7 @@ impl Client {
 }
 
 /// Answers `peer` until its connection ends.
-pub async fn serve(io: BoxedDuplex, peer: DeviceId, to: Arc<dyn Serve>) -> Result<(), hyper::Error> {
+pub async fn serve(io: BoxedDuplex, pace: Pace, peer: DeviceId, to: Arc<dyn Serve>) -> Result<(), hyper::Error> {
     let service = service_fn(move |request: Request<Incoming>| {
         let to = to.clone();
         async move {
@@ -97,14 +132,14 @@ pub async fn serve(io: BoxedDuplex, peer: DeviceId, to: Arc<dyn Serve>) -> Resul
     });
     server::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
+        .initial_stream_window_size(SERVER_STREAM_WINDOW)
+        .initial_connection_window_size(SERVER_CONNECTION_WINDOW)
+        .max_frame_size(pace.max_frame())
         .max_send_buf_size(SEND_BUFFER)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS)
         .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(PING_ANSWER)
+        .keep_alive_timeout(pace.ping_answer())
         .serve_connection(TokioIo::new(io), service)
         .await
 }

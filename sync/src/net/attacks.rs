@@ -21,7 +21,7 @@ use super::s5b::Candidate;
 use super::stream::{Hear, IqError, Line};
 use super::xml::{self, Build};
 use super::{BrokerConfig, Net, NetConfig, NetEvent, Peer, establish, jingle, presence};
-use crate::link::http::Client;
+use crate::link::http::{Client, Pace};
 use crate::link::tls::Identity;
 use crate::link::{Body, Serve, full};
 
@@ -155,7 +155,7 @@ async fn the_account_of_a_peer_without_its_key_gets_no_link() {
     // As a client: the handshake may seem to end well, but nothing is answered.
     let (stream, _) = establish::initiate(&core, &to).await.unwrap();
     let linked = match core.identity.connect(stream, &alice.keys.public().tls).await {
-        Ok(tls) => Client::start(tls).await.is_ok(),
+        Ok(tls) => Client::start(tls, Pace::Fast).await.is_ok(),
         Err(_) => false,
     };
     assert!(!linked, "a client without the pinned key is served");

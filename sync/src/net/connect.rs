@@ -23,6 +23,7 @@ use tokio_xmpp::parsers::ns::JABBER_CLIENT;
 use tokio_xmpp::parsers::sasl_cb;
 use tokio_xmpp::parsers::stanza::Stanza;
 use tokio_xmpp::parsers::starttls;
+use tokio_xmpp::parsers::stream_error::{DefinedCondition, ReceivedStreamError};
 use tokio_xmpp::parsers::stream_features::StreamFeatures;
 use tokio_xmpp::xmlstream::{
     FallibleStreamElement, PendingFeaturesRecv, ReadError, StreamHeader, Timeouts, XmppStream, XmppStreamElement,
@@ -103,11 +104,20 @@ pub enum ConnectError {
     NoRegistration(String),
     #[error("the broker ended the stream: {0}")]
     Ended(String),
+    #[error("another program took the place of this device's session")]
+    Replaced,
     #[error("the broker's stream: {0}")]
     Stream(#[from] io::Error),
 }
 
 impl ConnectError {
+    pub(super) fn ended(error: &ReceivedStreamError) -> Self {
+        match error.0.condition {
+            DefinedCondition::Conflict => Self::Replaced,
+            _ => Self::Ended(error.to_string()),
+        }
+    }
+
     /// Whether trying again with the same settings can never help, or would lock the account.
     pub fn is_final(&self) -> bool {
         matches!(
@@ -327,7 +337,7 @@ async fn recv_features(pending: PendingFeaturesRecv<Io>) -> Result<(StreamFeatur
     match pending.recv_features::<FallibleStreamElement>().await {
         Ok(both) => Ok(both),
         Err(E::Io(e)) => Err(e.into()),
-        Err(E::StreamError(e)) => Err(ConnectError::Ended(e.to_string())),
+        Err(E::StreamError(e)) => Err(ConnectError::ended(&e)),
     }
 }
 
@@ -366,7 +376,7 @@ where
     loop {
         match stream.next().await {
             Some(Ok(FallibleStreamElement::Ok(XmppStreamElement::StreamError(e)))) => {
-                return Err(ConnectError::Ended(e.to_string()));
+                return Err(ConnectError::ended(&e));
             }
             Some(Ok(FallibleStreamElement::Ok(element))) => return Ok(element),
             Some(Ok(FallibleStreamElement::Err(e))) => {

@@ -158,7 +158,7 @@ impl Core {
             return;
         }
         if ping {
-            self.line().try_send(xml::result(from, id, None));
+            self.line().spare_send(xml::result(from, id, None));
         } else if !set && payload.is("query", xml::DISCO_INFO) {
             let mut info = presence::disco();
             info.node = payload.attr("node").filter(|n| n.len() <= 256).map(str::to_owned);
@@ -220,7 +220,7 @@ impl Core {
                 let (stream, way) = establish::respond(&core, session, name, transport, theirs).await?;
                 let tls = core.identity.accept(stream, &peer.public.tls).await?;
                 tracing::debug!(peer = %device, ?way, "serving");
-                http::serve(tls, device, core.serve.clone()).await?;
+                http::serve(tls, way.pace(), device, core.serve.clone()).await?;
                 Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
             };
             if let Err(error) = outcome.await {
@@ -237,7 +237,7 @@ impl Core {
     }
 
     pub fn refuse(&self, to: Jid, id: String, condition: DefinedCondition) {
-        self.line().try_send(xml::refusal(to, id, condition));
+        self.line().spare_send(xml::refusal(to, id, condition));
     }
 
     /// Ends what a device that left the list has open here.

@@ -38,7 +38,7 @@ pub use crate::link::{Body, Serve, full};
 
 use self::core::Core;
 use crate::link::LinkError;
-use crate::link::http::Client;
+use crate::link::http::{Client, Pace};
 use crate::link::tls::Identity;
 
 /// How this device reaches others.
@@ -82,6 +82,15 @@ pub enum Way {
     Direct,
     Proxy,
     InBand,
+}
+
+impl Way {
+    fn pace(self) -> Pace {
+        match self {
+            Way::Direct | Way::Proxy => Pace::Fast,
+            Way::InBand => Pace::Slow,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -114,7 +114,7 @@ async fn open(
 ) -> Result<(Client, Ended, Linked), Box<dyn std::error::Error + Send + Sync>> {
     let (stream, way) = establish::initiate(core, &at.jid).await?;
     let tls = core.identity.connect(stream, &peer.public.tls).await?;
-    let (client, ended) = Client::start(tls).await?;
+    let (client, ended) = Client::start(tls, way.pace()).await?;
     let linked = Linked { client: client.clone(), way };
     Ok((client, Box::pin(ended), linked))
 }

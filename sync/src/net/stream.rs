@@ -89,9 +89,16 @@ impl Line {
         let _ = self.tx.send(Out::Stanza(stanza.into())).await;
     }
 
-    /// For answers to strangers: dropped where the queue is full, so that a flood costs them and not us.
+    /// Without waiting; dropped where the queue is full.
     pub fn try_send(&self, stanza: impl Into<Stanza>) -> bool {
         self.tx.try_send(Out::Stanza(stanza.into())).is_ok()
+    }
+
+    /// For answers to strangers: half of the queue is never theirs, so that a flood costs them and not the peers.
+    pub fn spare_send(&self, stanza: impl Into<Stanza>) {
+        if self.tx.capacity() > QUEUE / 2 {
+            self.try_send(stanza);
+        }
     }
 
     /// Queued in order of the calls; the answer is waited for apart.
@@ -144,7 +151,10 @@ async fn run(config: BrokerConfig, resource: String, mut rx: mpsc::Receiver<Out>
         let for_good = why.is_final();
         tracing::info!(reason = %why, for_good, "no session with the broker");
         hear.down(&why, for_good);
-        if began.elapsed() > STEADY {
+        if matches!(why, ConnectError::Replaced) {
+            // Two that use one device's keys would throw each other out for ever.
+            delay = LONGEST_DELAY;
+        } else if began.elapsed() > STEADY {
             delay = FIRST_DELAY;
         }
         // A wrong password is not tried again: the broker would lock the account.
@@ -194,10 +204,16 @@ async fn serve(session: Session, rx: &mut mpsc::Receiver<Out>, hear: &mut impl H
     let Session { mut stream, jid, .. } = session;
     let meter = stream.get_stream().get_ref().meter();
     let mut asked: HashMap<String, (Option<Jid>, Answer)> = HashMap::new();
+    let mut read_first = false;
     loop {
+        // In turn, so that neither direction can keep the other out.
+        read_first = !read_first;
         // Reading and writing go on side by side: a broker that limits us stops reading, but what it sends is
         // still taken, or both would wait for each other.
         let step = poll_fn(|cx| {
+            if read_first && let Poll::Ready(read) = stream.poll_next_unpin(cx) {
+                return Poll::Ready(Step::Read(read));
+            }
             match SinkExt::<&XmppStreamElement>::poll_ready_unpin(&mut stream, cx) {
                 Poll::Ready(Ok(())) => {
                     if let Poll::Ready(out) = rx.poll_recv(cx) {
@@ -269,7 +285,7 @@ async fn serve(session: Session, rx: &mut mpsc::Receiver<Out>, hear: &mut impl H
             ))) => answered(&mut asked, &jid, answer),
             FallibleStreamElement::Ok(XmppStreamElement::Stanza(stanza)) => hear.stanza(stanza),
             FallibleStreamElement::Ok(XmppStreamElement::StreamError(e)) => {
-                return Some(ConnectError::Ended(e.to_string()));
+                return Some(ConnectError::ended(&e));
             }
             FallibleStreamElement::Ok(_) => {}
             FallibleStreamElement::Err(StreamElementError::InvalidStanza { header, error, .. }) => {

@@ -20,13 +20,15 @@ pub struct Options {
     pub registration: bool,
     /// SCRAM beside PLAIN; without it PLAIN alone.
     pub scram: bool,
+    /// With the rate limit that Debian's configuration sets: 10 kB/s for each user.
+    pub limited: bool,
     /// Lines for the global part of the configuration.
     pub extra: String,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { tls: true, proxy: true, registration: true, scram: true, extra: String::new() }
+        Self { tls: true, proxy: true, registration: true, scram: true, limited: false, extra: String::new() }
     }
 }
 
@@ -71,6 +73,9 @@ impl Prosody {
         if options.registration {
             modules.push("register_ibr");
         }
+        if options.limited {
+            modules.push("limits");
+        }
         let modules: String = modules.iter().map(|m| format!("{m:?}; ")).collect();
         let (tls, registration, extra) = (options.tls, options.registration, &options.extra);
         let scram = if options.scram { "" } else { "disable_sasl_mechanisms = { \"SCRAM-SHA-1\"; \"SCRAM-SHA-256\" }" };
@@ -88,6 +93,7 @@ c2s_ports = {{ {port} }}
 s2s_ports = {{ }}
 http_ports = {{ }}
 https_ports = {{ }}
+limits = {{ c2s = {{ rate = "10kb/s" }} }}
 proxy65_ports = {{ {proxy} }}
 modules_enabled = {{ {modules} }}
 modules_disabled = {{ "s2s" }}
