@@ -1,1 +1,326 @@
-//! (being written)
+//! What an unlocked fs changed itself and has settled: durable first, then hashed. Records are made from this alone.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keymgr::ids::{Epoch, FileId, LineageId, Locator, NodeId, Root, StoreName};
+use keymgr::root::{Groups, count};
+
+use crate::content::{Kind, roots};
+use crate::records::EntryId;
+use crate::volume::file::FileNode;
+use crate::volume::tree::{Entry, Node, Place, ROOT, Tree};
+use crate::volume::{Error, Inner, Result, Volume, attrs};
+
+/// A file that somebody holds open for writing has settled when it was left alone for so long,
+const IDLE: Duration = Duration::from_millis(1000);
+/// Up to so many files and folders are made durable one by one, more of them by one syncfs.
+const FEW: usize = 3;
+
+/// What changed and has settled. See [`Volume::observe`].
+#[derive(Clone, Debug, Default)]
+pub struct Observation {
+    pub folders: Vec<ObservedFolder>,
+    pub files: Vec<ObservedFile>,
+    seen: Vec<Seen>,
+}
+
+/// One directory, completely. A folder that was removed is in no listing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObservedFolder {
+    /// The smallest header in the directory.
+    pub node: NodeId,
+    /// Further headers in the directory.
+    pub also: Vec<NodeId>,
+    /// Name, the folder whose name key opens it, what it is, its locator. A directory with several headers has an entry
+    /// for each of them.
+    pub entries: Vec<(StoreName, NodeId, EntryId, Locator)>,
+    /// Sealed attributes of `node`.
+    pub attrs: Vec<u8>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ObservedFile {
+    pub file: FileId,
+    pub kind: Kind,
+    pub epoch: Epoch,
+    pub lineage: LineageId,
+    /// Of the ciphertext.
+    pub length: u64,
+    pub root: Root,
+    pub groups: Groups,
+    /// The groups that may differ from the record before.
+    pub changed: Vec<u32>,
+    /// Sealed attributes.
+    pub attrs: Vec<u8>,
+}
+
+/// Which state of an inode was observed.
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    ino: u64,
+    changes: u64,
+    groups: Option<u32>,
+}
+
+impl Observation {
+    pub fn is_empty(&self) -> bool {
+        self.folders.is_empty() && self.files.is_empty()
+    }
+}
+
+impl Volume {
+    /// What changed and has settled, durable when this returns. What changes meanwhile is in the next observation. No step
+    /// of sync may run between this and the records made from it.
+    pub fn observe(&self) -> Result<Observation> {
+        let inner = &self.0;
+        let _gate = inner.gate.read();
+        let dirty: Vec<u64> = inner.dirty.lock().iter().copied().collect();
+        let mut out = Observation::default();
+        if dirty.is_empty() {
+            return Ok(out);
+        }
+        let (files, folders) = inner.settled(&dirty);
+        inner.make_durable(&files, &folders)?;
+        for (file, changes) in files {
+            match inner.observe_file(&file, changes) {
+                Ok(Some((observed, seen))) => {
+                    out.files.push(observed);
+                    out.seen.push(seen);
+                }
+                Ok(None) => {}
+                Err(e) => drop(inner.tell(&file, e)),
+            }
+        }
+        let now: HashSet<FileId> = out.files.iter().map(|f| f.file).collect();
+        let mut tree = inner.tree.lock();
+        // A name that a file still being written took over: the folder waits for it, and with it all others, since
+        // what moved between folders must be seen in both at once.
+        if folders.iter().any(|(ino, _)| inner.waits(&tree, *ino, &now)) {
+            return Ok(out);
+        }
+        for (ino, changes) in folders {
+            match inner.observe_folder(&mut tree, ino, &now) {
+                Ok((observed, complete)) => {
+                    out.folders.push(observed);
+                    if complete {
+                        out.seen.push(Seen { ino, changes, groups: None });
+                    }
+                }
+                Err(e) => tracing::warn!("a folder could not be observed: {e}"),
+            }
+        }
+        Ok(out)
+    }
+
+    /// The records made from an observation are durable.
+    pub fn recorded(&self, o: &Observation) {
+        let inner = &self.0;
+        let mut tree = inner.tree.lock();
+        for seen in &o.seen {
+            let clean = match tree.nodes.get_mut(&seen.ino) {
+                Some(Node::Folder(folder)) => {
+                    folder.dirty = folder.changes != seen.changes;
+                    !folder.dirty
+                }
+                Some(Node::File(file)) => {
+                    let mut state = file.file.state.write();
+                    state.observing = None;
+                    if state.recorded.is_none() {
+                        // What is open was new when it was opened: from now on its changes are listed first.
+                        state.listed = Default::default();
+                    }
+                    state.recorded = seen.groups;
+                    state.listed_attrs = false;
+                    state.dirty = state.changes != seen.changes;
+                    if !state.dirty {
+                        inner.unkeep(&mut state);
+                    }
+                    !state.dirty
+                }
+                None => true,
+            };
+            if clean {
+                inner.dirty.lock().remove(&seen.ino);
+                tree.drop_unused(seen.ino);
+            }
+        }
+    }
+}
+
+type Changed<T> = Vec<(T, u64)>;
+
+impl Inner {
+    /// Of what is dirty, what has settled, with how often it had changed then.
+    fn settled(&self, dirty: &[u64]) -> (Changed<Arc<FileNode>>, Changed<u64>) {
+        let (mut files, mut folders) = (Vec::new(), Vec::new());
+        let tree = self.tree.lock();
+        for ino in dirty {
+            match tree.nodes.get(ino) {
+                Some(Node::Folder(folder)) if *ino == ROOT || folder.place.is_some() => {
+                    folders.push((*ino, folder.changes));
+                }
+                Some(Node::File(file)) => {
+                    let state = file.file.state.read();
+                    let idle = state.changed_at.is_none_or(|at| at.elapsed() >= IDLE);
+                    if state.dirty
+                        && !file.places.is_empty()
+                        && (state.writers == 0 || state.settled == state.changes || idle)
+                    {
+                        files.push((file.file.clone(), state.changes));
+                    }
+                }
+                _ => {}
+            }
+        }
+        (files, folders)
+    }
+
+    fn make_durable(&self, files: &Changed<Arc<FileNode>>, folders: &Changed<u64>) -> Result<()> {
+        if files.len() + folders.len() <= FEW {
+            for (file, _) in files {
+                self.sync_file(file.ino, false)?;
+            }
+            let folders: Vec<u64> = {
+                let tree = self.tree.lock();
+                let is_new = |ino: &u64| tree.folder(*ino).is_ok_and(|f| tree.seq() > tree.synced.max(f.synced));
+                folders.iter().map(|(ino, _)| *ino).filter(is_new).collect()
+            };
+            return self.sync_folders(&folders);
+        }
+        let seq = self.tree.lock().seq();
+        self.store.sync_all().map_err(Error::io(Path::new("")))?;
+        let mut tree = self.tree.lock();
+        tree.synced = tree.synced.max(seq);
+        for (ino, _) in folders {
+            if let Ok(folder) = tree.folder_mut(*ino) {
+                folder.new_header = false;
+            }
+        }
+        for (file, changes) in files {
+            let mut state = file.state.write();
+            if state.changes == *changes {
+                state.unsynced = false;
+            }
+        }
+        Ok(())
+    }
+
+    /// `None`: it changed after it was made durable, or it is gone.
+    fn observe_file(&self, file: &FileNode, changes: u64) -> Result<Option<(ObservedFile, Seen)>> {
+        let (path, long_names) = {
+            let tree = self.tree.lock();
+            let Some(path) = tree.file_path(file.ino)? else { return Ok(None) };
+            (path, self.long_names(&tree, &tree.file(file.ino)?.places))
+        };
+        let recorded = self.records.file(file.id).and_then(|r| r.groups).unwrap_or_default();
+        let mut state = file.state.write();
+        if state.changes != changes || state.damaged {
+            return Ok(None);
+        }
+        let disk = self.disk_of(&state, Some(&path))?;
+        let mut changed = std::mem::take(&mut state.changed);
+        if let Some(observing) = state.observing.take() {
+            changed.merge(observing);
+        }
+        if let Some(content) = &mut state.content {
+            changed.merge(content.take_changed());
+        }
+        // Until it is recorded; an error below loses nothing.
+        state.observing = Some(changed.clone());
+        let (groups, list) = roots::update(disk.as_ref(), &recorded, &changed).map_err(Error::io(&path))?;
+        let stat = attrs::stat(disk.as_ref()).map_err(Error::io(&path))?;
+        state.stat = Some(stat);
+        let xattrs = self.file_xattrs(file, &mut state, Some(&path))?.clone();
+        let attrs = attrs::collect(&stat, file.kind == Kind::Symlink, &xattrs, long_names)
+            .seal(&self.keys(), file.id.as_bytes())
+            .map_err(Error::refused(&path))?;
+        let length = stat.length;
+        let observed = ObservedFile {
+            file: file.id,
+            kind: file.kind,
+            epoch: state.epoch,
+            lineage: state.lineage,
+            length,
+            root: groups.root(),
+            groups,
+            changed: list,
+            attrs,
+        };
+        let seen = Seen { ino: file.ino, changes, groups: u32::try_from(count(length)).ok() };
+        Ok(Some((observed, seen)))
+    }
+
+    /// Whether an entry's file was never recorded and is not in this observation either.
+    fn is_unpublished(&self, tree: &Tree, entry: &Entry, now: &HashSet<FileId>) -> bool {
+        let Some(file) = self.file_of(tree, entry) else { return false };
+        !now.contains(&file.id) && file.state.read().dirty && self.records.file(file.id).is_none()
+    }
+
+    fn waits(&self, tree: &Tree, ino: u64, now: &HashSet<FileId>) -> bool {
+        let (Ok(listing), Ok(node)) = (tree.listing(ino), tree.node_of(ino)) else { return false };
+        let mut unpublished = listing.entries.values().filter(|e| self.is_unpublished(tree, e, now)).peekable();
+        if unpublished.peek().is_none() {
+            return false;
+        }
+        let recorded = self.records.folder(node).unwrap_or_default();
+        unpublished.any(|e| recorded.iter().any(|(store, id)| *store == e.store && !e.ids.contains(id)))
+    }
+
+    /// `false`: something in it is not settled and was left out.
+    fn observe_folder(&self, tree: &mut Tree, ino: u64, now: &HashSet<FileId>) -> Result<(ObservedFolder, bool)> {
+        self.load_listing(tree, ino)?;
+        let unknown: Vec<Vec<u8>> =
+            tree.listing(ino)?.entries.iter().filter(|(_, e)| e.ids.is_empty()).map(|(n, _)| n.clone()).collect();
+        for shown in unknown {
+            // What is damaged and was never recorded stays out.
+            let _ = self.bind(tree, ino, &shown);
+        }
+        let keys = self.keys();
+        let (node, also) = {
+            let mut nodes = tree.folder(ino)?.headers.iter().map(|(node, _)| *node);
+            (nodes.next().ok_or(Error::Errno(libc::EIO))?, nodes.collect())
+        };
+        let mut complete = true;
+        let listing = tree.listing(ino)?;
+        let mut entries = Vec::with_capacity(listing.entries.len());
+        for entry in listing.entries.values() {
+            if self.is_unpublished(tree, entry, now) {
+                complete = false;
+                continue;
+            }
+            for id in &entry.ids {
+                if let Some(at) = self.locator_of(entry, id) {
+                    entries.push((entry.store.clone(), entry.under, *id, at));
+                }
+            }
+        }
+        entries.extend(listing.missing.iter().map(|m| (m.store.clone(), m.under, m.id, m.locator)));
+        entries.sort_unstable_by(|a, b| (&a.0, &a.2).cmp(&(&b.0, &b.2)));
+        let path = tree.folder_path(ino)?;
+        let place: Vec<Place> = tree.folder(ino)?.place.iter().cloned().collect();
+        let long_names = self.long_names(tree, &place);
+        let stat = self.folder_stat(tree, ino)?;
+        let xattrs = self.folder_xattrs(tree, ino)?;
+        let attrs = attrs::collect(&stat, false, xattrs, long_names)
+            .seal(&keys, node.as_bytes())
+            .map_err(Error::refused(&path))?;
+        Ok((ObservedFolder { node, also, entries, attrs }, complete))
+    }
+
+    /// What the sidecars of an inode's names hold.
+    fn long_names(&self, tree: &Tree, places: &[Place]) -> Vec<Vec<u8>> {
+        let mut out = Vec::new();
+        for place in places.iter().filter(|p| crate::format::name::is_long(&p.store)) {
+            let (Ok(folder), Ok(listing)) = (tree.folder(place.parent), tree.listing(place.parent)) else { continue };
+            let Some(entry) = listing.by_store(&place.store) else { continue };
+            for (_, names) in folder.headers.iter().filter(|(node, _)| *node == entry.under) {
+                let forms = names.seal_all(&entry.plain).into_iter().flatten();
+                out.extend(forms.filter(|s| s.name == entry.store).filter_map(|s| s.sidecar));
+            }
+        }
+        out
+    }
+}

@@ -52,6 +52,11 @@ impl Changed {
         self.groups.iter().copied().filter(|g| *g < from).chain(from..count).collect()
     }
 
+    /// Also all groups from the last one of a ciphertext that was so long: its length is another now.
+    pub fn add_from(&mut self, length: u64) {
+        self.length(length);
+    }
+
     pub(super) fn pages(&mut self, pages: Range<u64>) {
         let group = |page: u64| u32::try_from(page / PER_GROUP).unwrap_or(u32::MAX);
         if pages.end > pages.start {

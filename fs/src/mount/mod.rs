@@ -1,1 +1,156 @@
-//! (being written)
+//! The mount: a [`Volume`] behind /dev/fuse. The only module that names fuser.
+
+mod ops;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+
+use fuser::{BackgroundSession, INodeNo, MountOption, Notifier, SessionACL};
+use parking_lot::Mutex;
+
+use crate::volume::{Error, Notify, Result, Volume};
+
+#[derive(Clone, Copy, Default, Debug)]
+pub struct MountOptions {
+    /// Other users may enter, as far as modes let them.
+    pub allow_other: bool,
+    pub read_only: bool,
+    /// Programs on it may be run, but never with another's rights.
+    pub noexec: bool,
+}
+
+/// A mounted volume. Dropping it unmounts.
+pub struct Mounted {
+    at: PathBuf,
+    volume: Volume,
+    session: Mutex<Option<BackgroundSession>>,
+    teller: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread that speaks to the kernel is given.
+enum Tell {
+    Names(u64, Vec<Vec<u8>>),
+    Content(u64),
+}
+
+struct Teller(Mutex<Sender<Tell>>);
+
+impl Notify for Teller {
+    fn forget_names(&self, folder: u64, names: Vec<Vec<u8>>) {
+        let _ = self.0.lock().send(Tell::Names(folder, names));
+    }
+
+    fn forget_content(&self, ino: u64) {
+        let _ = self.0.lock().send(Tell::Content(ino));
+    }
+}
+
+impl Volume {
+    /// Mounts at `at` and serves from threads of its own.
+    pub fn mount(&self, at: &Path, o: MountOptions) -> Result<Mounted> {
+        let failed = |source| Error::Mount { path: at.to_owned(), source };
+        let at = at.canonicalize().map_err(failed)?;
+        let mut options = vec![
+            MountOption::FSName("kith".into()),
+            MountOption::Subtype("kith".into()),
+            MountOption::NoSuid,
+            MountOption::NoDev,
+        ];
+        if o.allow_other {
+            // Without this anybody could do anything; a private mount lets only its owner in.
+            options.push(MountOption::DefaultPermissions);
+        }
+        if o.read_only || self.0.options.read_only {
+            options.push(MountOption::RO);
+        }
+        if o.noexec {
+            options.push(MountOption::NoExec);
+        }
+        let mut config = fuser::Config::default();
+        config.mount_options = options;
+        config.acl = if o.allow_other { SessionACL::All } else { SessionACL::Owner };
+        config.n_threads = Some(THREADS);
+        let session = fuser::spawn_mount(ops::Served::new(self.clone()), &at, &config)
+            .map_err(|source| Error::Mount { path: at.clone(), source })?;
+        let (sender, receiver) = channel();
+        let notifier = session.notifier();
+        // A thread of its own: the kernel may have to wait for operations, which must never wait for this.
+        let teller = std::thread::Builder::new()
+            .name("kith-teller".into())
+            .spawn(move || receiver.iter().for_each(|tell| speak(&notifier, tell)))
+            .map_err(|source| Error::Mount { path: at.clone(), source })?;
+        *self.0.notifier.lock() = Some(Arc::new(Teller(Mutex::new(sender))));
+        let (session, teller) = (Mutex::new(Some(session)), Mutex::new(Some(teller)));
+        Ok(Mounted { at, volume: self.clone(), session, teller })
+    }
+}
+
+/// Loops that serve requests: a program's request is answered while another's waits for the disk.
+const THREADS: usize = 2;
+
+fn speak(notifier: &Notifier, tell: Tell) {
+    use std::os::unix::ffi::OsStrExt;
+    // What the kernel has forgotten by itself needs no telling.
+    match tell {
+        Tell::Names(folder, names) => {
+            for name in names {
+                let _ = notifier.inval_entry(INodeNo(folder), std::ffi::OsStr::from_bytes(&name));
+            }
+        }
+        Tell::Content(ino) => drop(notifier.inval_inode(INodeNo(ino), 0, 0)),
+    }
+}
+
+impl Mounted {
+    pub fn at(&self) -> &Path {
+        &self.at
+    }
+
+    /// Unmounts and waits for the last request. EBUSY where somebody is in it: then it stays mounted.
+    pub fn unmount(&self) -> io::Result<()> {
+        let status = std::process::Command::new("fusermount3").arg("-u").arg("--").arg(&self.at).output();
+        match status {
+            Ok(out) if out.status.success() => {}
+            Ok(_) if !self.is_mounted() => {}
+            Ok(out) => {
+                let text = String::from_utf8_lossy(&out.stderr).trim().to_owned();
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
+            }
+            Err(e) => return Err(e),
+        }
+        self.join()
+    }
+
+    /// Waits until it is unmounted, by whomever.
+    pub fn join(&self) -> io::Result<()> {
+        let session = self.session.lock().take();
+        let done = session.map_or(Ok(()), BackgroundSession::join);
+        *self.volume.0.notifier.lock() = None;
+        if let Some(teller) = self.teller.lock().take() {
+            let _ = teller.join();
+        }
+        done
+    }
+
+    fn is_mounted(&self) -> bool {
+        let Ok(table) = std::fs::read_to_string("/proc/self/mountinfo") else { return true };
+        let at = self.at.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
+        table.lines().any(|line| line.split(' ').nth(4) == Some(at.as_str()) && line.contains(" - fuse"))
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if self.session.lock().is_none() {
+            return;
+        }
+        if self.unmount().is_err() {
+            // Somebody is in it: it leaves the tree now and ends with the last of them.
+            let _ = std::process::Command::new("fusermount3").arg("-uz").arg("--").arg(&self.at).output();
+            *self.volume.0.notifier.lock() = None;
+        }
+    }
+}

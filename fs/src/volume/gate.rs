@@ -1,0 +1,335 @@
+//! The gate: while it is held no file operation runs, so that what came from peers can be put into the tree. And what
+//! only keys can do for sync: attributes, names, copies.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use keymgr::ids::{FileId, Locator, NodeId, StoreName};
+use parking_lot::Mutex;
+
+use super::error::{Error, Result};
+use super::tree::{Node, Place, ROOT, Tree, truncate};
+use super::{Inner, Volume, attrs};
+use crate::format::attrs::Attrs;
+use crate::format::folder;
+use crate::format::{locator, name};
+use crate::records::EntryId;
+use crate::store::read_small;
+
+/// Held: no file operation runs.
+pub struct Gate<'a> {
+    inner: &'a Inner,
+    told: Mutex<Told>,
+}
+
+/// What the kernel is told when the gate opens: it may have to wait for an operation that waits for the gate.
+#[derive(Default)]
+struct Told {
+    names: HashMap<u64, Vec<Vec<u8>>>,
+    content: Vec<u64>,
+}
+
+impl Volume {
+    /// Runs `f` while no file operation runs. The caller must hold nothing that a file operation waits for, above all
+    /// nothing that [`crate::records::Records`] is answered from: take that inside.
+    pub fn gate<T>(&self, f: impl FnOnce(&Gate) -> T) -> T {
+        let inner = &self.0;
+        let held = inner.gate.write();
+        let gate = Gate { inner, told: Mutex::default() };
+        let out = f(&gate);
+        let told = gate.told.into_inner();
+        drop(held);
+        let notifier = inner.notifier.lock().clone();
+        if let Some(notifier) = notifier {
+            for (folder, names) in told.names {
+                notifier.forget_names(folder, names);
+            }
+            for ino in told.content {
+                notifier.forget_content(ino);
+            }
+        }
+        out
+    }
+
+    /// An entry's name and locator sealed for another folder: `to` takes over what `from` has as `name`.
+    pub fn reseal(&self, from: NodeId, name: &StoreName, to: NodeId, id: EntryId) -> Result<(StoreName, Locator)> {
+        let inner = &self.0;
+        let plain = inner.plain_name(from, name)?;
+        inner.seal_name(to, &plain, &id)
+    }
+
+    /// The name that the loser of a conflict gets: "name (conflict, LABEL).ext".
+    pub fn conflict_name(
+        &self,
+        parent: NodeId,
+        name: &StoreName,
+        id: EntryId,
+        label: &str,
+    ) -> Result<(StoreName, Locator)> {
+        let inner = &self.0;
+        let plain = inner.plain_name(parent, name)?;
+        inner.seal_name(parent, &with_label(&plain, label), &id)
+    }
+
+    /// Makes `to` a copy of the ciphertext at `body` with another id: the same bytes on every device. Durable. Both may be
+    /// absolute, or relative to the store.
+    pub fn copy_as(&self, body: &Path, to: &Path, file: FileId) -> Result<()> {
+        let inner = &self.0;
+        let (body, to) = (inner.inside(body), inner.inside(to));
+        let from = inner.store.open(&body, false).map_err(Error::io(&body))?;
+        let target = inner.store.create(&to, 0o600).map_err(Error::io(&to))?;
+        crate::content::copy_as(from.as_ref(), target.as_ref(), &to, &inner.keys(), file)?;
+        Ok(())
+    }
+}
+
+impl Gate<'_> {
+    /// Whether a program has the file open for writing, or it changed and that is not recorded yet.
+    pub fn busy(&self, file: FileId) -> bool {
+        let tree = self.inner.tree.lock();
+        let Some(Node::File(file)) = tree.files.get(&file).and_then(|ino| tree.nodes.get(ino)) else { return false };
+        let state = file.file.state.read();
+        state.writers > 0 || state.dirty
+    }
+
+    /// Whether a folder's entries or attributes changed and that is not recorded yet.
+    pub fn busy_folder(&self, node: NodeId) -> bool {
+        let tree = self.inner.tree.lock();
+        let folder = tree.folders.get(&node).and_then(|ino| tree.folder(*ino).ok());
+        folder.is_some_and(|folder| folder.dirty)
+    }
+
+    /// Applies sealed attributes to a ciphertext file or folder. What it shows then comes back, sealed: it is something
+    /// else where the disk or our rights cannot do it.
+    pub fn dress(&self, path: &Path, id: EntryId, sealed: &[u8]) -> Result<Vec<u8>> {
+        let inner = self.inner;
+        let path = inner.inside(path);
+        let keys = inner.keys();
+        let is_folder = matches!(id, EntryId::Folder(_));
+        let wanted = Attrs::open(&keys, id.as_bytes(), sealed).map_err(Error::refused(&path))?;
+        let disk = match is_folder {
+            true => inner.store.open_folder(&path),
+            false => inner.store.open(&path, true).or_else(|_| inner.store.open(&path, false)),
+        }
+        .map_err(Error::io(&path))?;
+        let io = || Error::io(&path);
+        self.write_long_name(&path, &wanted)?;
+        let there = attrs::read_xattrs(disk.as_ref(), &keys, id.as_bytes()).map_err(io())?;
+        for name in there.keys().filter(|name| !wanted.xattrs.iter().any(|(n, _)| n == *name)) {
+            attrs::write_xattr(disk.as_ref(), &keys, id.as_bytes(), name, None).map_err(io())?;
+        }
+        for (name, value) in &wanted.xattrs {
+            if there.get(name) != Some(value) {
+                // No room for it, or none at all: it is then not shown.
+                let _ = attrs::write_xattr(disk.as_ref(), &keys, id.as_bytes(), name, Some(value));
+            }
+        }
+        let now = attrs::stat(disk.as_ref()).map_err(io())?;
+        if nix::unistd::geteuid().is_root() && (now.uid, now.gid) != (wanted.uid, wanted.gid) {
+            let _ = disk.set_owner(Some(wanted.uid), Some(wanted.gid));
+        }
+        // Nobody gives this machine a setuid program.
+        let mode = wanted.mode & if is_folder { 0o3777 } else { 0o1777 };
+        let symlink = !is_folder && wanted.mode == 0o777 && now.mode == 0o600 && self.is_symlink(&path);
+        if !symlink {
+            attrs::set_mode(disk.as_ref(), mode, is_folder).map_err(io())?;
+        }
+        disk.set_times(None, Some(wanted.mtime)).map_err(io())?;
+        let stat = attrs::stat(disk.as_ref()).map_err(io())?;
+        let xattrs = attrs::read_xattrs(disk.as_ref(), &keys, id.as_bytes()).map_err(io())?;
+        attrs::collect(&stat, symlink, &xattrs, wanted.long_names)
+            .seal(&keys, id.as_bytes())
+            .map_err(Error::refused(&path))
+    }
+
+    /// These folders' entries and these files' contents or attributes were changed, by whoever holds the gate. The table
+    /// reads them again, and the kernel drops what it knows once the gate opens.
+    pub fn touched(&self, folders: &[NodeId], files: &[FileId]) {
+        let inner = self.inner;
+        let mut told = self.told.lock();
+        inner.session.set_checked(folders.iter().copied());
+        let mut tree = inner.tree.lock();
+        let tree = &mut *tree;
+        for file in files {
+            let Some(ino) = tree.files.get(file).copied() else { continue };
+            if let Some(Node::File(entry)) = tree.nodes.get(&ino) {
+                inner.forget_file(&mut entry.file.state.write());
+                told.content.push(ino);
+            }
+        }
+        let mut inos: Vec<u64> = folders.iter().filter_map(|node| tree.folders.get(node).copied()).collect();
+        inos.sort_unstable();
+        inos.dedup();
+        // First all names go, then all come: what moved from one to the other keeps its inode.
+        let mut lost: Vec<(u64, HashMap<StoreName, Vec<u8>>)> = Vec::new();
+        for ino in &inos {
+            let Ok(folder) = tree.folder_mut(*ino) else { continue };
+            (folder.stat, folder.xattrs) = (None, None);
+            told.content.push(*ino);
+            let Some(listing) = folder.listing.take() else { continue };
+            for entry in listing.entries.values().filter(|e| e.ino != 0) {
+                tree.detach(entry.ino, &Place { parent: *ino, store: entry.store.clone() });
+            }
+            told.names.entry(*ino).or_default().extend(listing.entries.keys().cloned());
+            lost.push((*ino, listing.shown));
+        }
+        for (ino, _) in &lost {
+            if let Err(e) = inner.reload(tree, *ino) {
+                tracing::warn!("a folder could not be read again: {e}");
+            }
+            if let Ok(listing) = tree.listing(*ino) {
+                told.names.entry(*ino).or_default().extend(listing.entries.keys().cloned());
+            }
+        }
+        // Only names that were looked up can be in the kernel's cache; telling it of others costs little.
+        for names in told.names.values_mut() {
+            names.sort_unstable();
+            names.dedup();
+        }
+    }
+
+    fn is_symlink(&self, path: &Path) -> bool {
+        let mut bytes = [0; crate::format::HEADER];
+        let read = self.inner.store.open(path, false).and_then(|f| f.read_at(&mut bytes, 0));
+        read.is_ok()
+            && crate::format::header::Header::open(&self.inner.keys(), &bytes)
+                .is_ok_and(|(header, _)| header.kind == crate::content::Kind::Symlink)
+    }
+
+    /// The sidecar of the name that `path` has, where it is a long one.
+    fn write_long_name(&self, path: &Path, wanted: &Attrs) -> Result<()> {
+        let Some(store) = path.file_name().and_then(|n| n.to_str()).and_then(|n| StoreName::parse(n).ok()) else {
+            return Ok(());
+        };
+        let parent = path.parent().unwrap_or(Path::new(""));
+        match wanted.long_names.iter().find(|content| name::fits_sidecar(&store, content)) {
+            Some(content) => self.inner.write_sidecar(parent, &store, content),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Inner {
+    /// A path as the store knows it.
+    pub fn inside(&self, path: &Path) -> PathBuf {
+        path.strip_prefix(&self.root).unwrap_or(path).to_owned()
+    }
+
+    /// What the table believes of a file is read again.
+    fn forget_file(&self, state: &mut super::file::FileState) {
+        state.stat = None;
+        state.xattrs = None;
+        state.recorded = None;
+        state.listed = Default::default();
+        state.listed_attrs = false;
+        state.damaged = false;
+        if state.dirty {
+            return; // Our own work; sync asks whether a file is busy before it replaces it.
+        }
+        state.changed = Default::default();
+        state.observing = None;
+        self.unkeep(state);
+        state.content = None;
+    }
+
+    /// Reads a folder's headers and entries anew, and binds what was in the table before.
+    fn reload(&self, tree: &mut Tree, ino: u64) -> Result<()> {
+        if ino != ROOT {
+            if tree.folder(ino)?.place.is_none() {
+                return Ok(()); // Removed, or read with its new parent.
+            }
+            let path = tree.folder_path(ino)?;
+            let fresh = self.read_folder(&path, None)?;
+            tree.folders.retain(|_, at| *at != ino);
+            tree.folders.extend(fresh.headers.iter().map(|(node, _)| (*node, ino)));
+            tree.folder_mut(ino)?.headers = fresh.headers;
+        }
+        self.load_listing(tree, ino)?;
+        let names: Vec<Vec<u8>> = tree.listing(ino)?.entries.keys().cloned().collect();
+        for name in names {
+            // Damage shows when it is looked at.
+            let _ = self.bind(tree, ino, &name);
+        }
+        Ok(())
+    }
+
+    /// The folder of a header: from the table, or found by walking.
+    pub fn find_folder(&self, tree: &mut Tree, node: NodeId) -> Result<u64> {
+        if let Some(ino) = tree.folders.get(&node) {
+            return Ok(*ino);
+        }
+        let mut next = vec![ROOT];
+        while let Some(ino) = next.pop() {
+            self.load_listing(tree, ino)?;
+            let folders: Vec<Vec<u8>> =
+                tree.listing(ino)?.entries.iter().filter(|(_, e)| e.folder).map(|(n, _)| n.clone()).collect();
+            for shown in folders {
+                if let Ok(child) = self.bind(tree, ino, &shown) {
+                    next.push(child);
+                }
+            }
+            if let Some(ino) = tree.folders.get(&node) {
+                return Ok(*ino);
+            }
+        }
+        Err(Error::Errno(libc::ENOENT))
+    }
+
+    fn plain_name(&self, folder_node: NodeId, store: &StoreName) -> Result<Vec<u8>> {
+        let names = name::Names::new(&self.keys(), &folder_node);
+        let at = Path::new(store.as_str());
+        if !name::is_long(store) {
+            return Ok(names.open(store, None).map_err(Error::refused(at))?.0);
+        }
+        let mut tree = self.tree.lock();
+        let ino = self.find_folder(&mut tree, folder_node)?;
+        let path = tree.folder_path(ino)?.join(folder::sidecar_name(store));
+        let sidecar = read_small(self.store.as_ref(), &path, 512).map_err(Error::io(&path))?;
+        Ok(names.open(store, Some(&sidecar)).map_err(Error::refused(at))?.0)
+    }
+
+    /// A name for a folder; the sidecar of a long one is written into it.
+    fn seal_name(&self, to: NodeId, plain: &[u8], id: &EntryId) -> Result<(StoreName, Locator)> {
+        let keys = self.keys();
+        let at = Path::new("");
+        let sealed = name::Names::new(&keys, &to).seal(plain).map_err(Error::refused(at))?;
+        if let Some(sidecar) = &sealed.sidecar {
+            let mut tree = self.tree.lock();
+            let ino = self.find_folder(&mut tree, to)?;
+            let path = tree.folder_path(ino)?;
+            self.write_sidecar(&path, &sealed.name, sidecar)?;
+        }
+        let locator = locator::locate(&keys, keys.current(), &to, plain, id.as_bytes());
+        Ok((sealed.name, locator.ok_or(Error::Errno(libc::EACCES))?))
+    }
+}
+
+/// "name (conflict, LABEL).ext", at most as long as a name may be.
+fn with_label(plain: &[u8], label: &str) -> Vec<u8> {
+    let mut label: Vec<u8> = label.bytes().filter(|b| *b != b'/' && *b != 0).collect();
+    truncate(&mut label, 100);
+    let dot = plain.iter().rposition(|b| *b == b'.').filter(|dot| *dot > 0 && plain.len() - dot <= 16);
+    let (stem, ext) = plain.split_at(dot.unwrap_or(plain.len()));
+    let mark = [b" (conflict, ", label.as_slice(), b")"].concat();
+    let mut out = stem.to_vec();
+    truncate(&mut out, name::MAX - mark.len() - ext.len());
+    out.extend_from_slice(&mark);
+    out.extend_from_slice(ext);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_conflicts_name_keeps_the_extension_and_fits() {
+        let text = |plain: &str| String::from_utf8(with_label(plain.as_bytes(), "laptop, 2026-11-28")).unwrap();
+        assert_eq!(text("a.txt"), "a (conflict, laptop, 2026-11-28).txt");
+        assert_eq!(text(".profile"), ".profile (conflict, laptop, 2026-11-28)");
+        assert_eq!(text("Makefile"), "Makefile (conflict, laptop, 2026-11-28)");
+        let long = text(&format!("{}.tar", "ß".repeat(126)));
+        assert!(long.len() <= 255 && long.ends_with(").tar"));
+        assert_eq!(with_label(b"x", "a/b\0c"), b"x (conflict, abc)");
+    }
+}
