@@ -107,3 +107,22 @@ async fn a_stranger_is_not_heard_until_the_user_says_so() {
     assert_eq!(there.unwrap().peer(), &new.keys.public());
     assert_eq!(here.unwrap().role(), Role::Full);
 }
+
+/// N9: two at once. One pairs, whichever; the other has no second attempt at the code.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_at_once_one_pairs() {
+    let broker = broker(&["alice", "pi"]);
+    let old = started(&broker, "alice").await;
+    let (left, right) = (started(&broker, "alice").await, started(&broker, "pi").await);
+    let code = Code::random();
+    let patience = Duration::from_secs(5);
+    let (there, a, b) = tokio::join!(
+        pair::offer(old.net(), &old.keys, offer(&code, VaultId::random(), &[&left, &right])),
+        pair::join(left.net(), &left.keys, &code, &old.jid, None, patience),
+        pair::join(right.net(), &right.keys, &code, &old.jid, None, patience),
+    );
+    let there = there.unwrap();
+    let (winner, loser) = if a.is_ok() { (&left, b) } else { (&right, a) };
+    assert_eq!(there.peer(), &winner.keys.public());
+    assert!(matches!(loser, Err(PairError::GaveUp(_) | PairError::NobodyOffers(_))));
+}

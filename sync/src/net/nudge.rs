@@ -14,7 +14,7 @@ use crate::link::BoxedDuplex;
 
 /// A frame: length (2 bytes, big-endian), that many bytes. Length 0: nothing.
 const FRAME: usize = 16 << 10;
-const FIRST: Duration = Duration::from_millis(20);
+const FIRST: Duration = Duration::from_millis(2);
 /// After this the link's own pings go on.
 const LAST: Duration = Duration::from_secs(15);
 

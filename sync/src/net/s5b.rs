@@ -381,6 +381,14 @@ mod tests {
         }
     }
 
+    /// XEP-0065's own construction: SHA-1 over the three, nothing between them.
+    #[test]
+    fn a_token_is_the_hash_of_id_and_both_jids() {
+        let (a, b) = (Jid::new("a@x/1").unwrap(), Jid::new("b@y/2").unwrap());
+        assert_eq!(token("sid", &a, &b), "ba95e303c24edf8482da3f108e7ca07d6d800419");
+        assert_ne!(token("sid", &a, &b), token("sid", &b, &a));
+    }
+
     #[test]
     fn addresses_that_no_peer_can_have_are_not_dialled() {
         for bad in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "169.254.1.1"] {

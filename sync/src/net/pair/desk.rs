@@ -28,7 +28,13 @@ pub(in super::super) enum Knock {
 }
 
 #[derive(Clone, Default)]
-pub(in super::super) struct Desk(Arc<Mutex<Option<mpsc::Sender<Knock>>>>);
+pub(in super::super) struct Desk(Arc<Mutex<Option<Open>>>);
+
+struct Open {
+    tx: mpsc::Sender<Knock>,
+    /// From the first attempt on there is only this one.
+    only: Option<Jid>,
+}
 
 /// The open pairing's ear; the desk is free again when it is dropped.
 pub(in super::super) struct Ear {
@@ -43,7 +49,7 @@ impl Desk {
             return Err(PairError::Busy);
         }
         let (tx, knocks) = mpsc::channel(16);
-        *open = Some(tx);
+        *open = Some(Open { tx, only: None });
         Ok(Ear { desk: self.clone(), knocks })
     }
 
@@ -51,7 +57,7 @@ impl Desk {
     pub fn presence(&self, from: &Jid, presence: &Presence) -> bool {
         let Some(said) = presence.payloads.iter().find(|e| e.has_ns(PAIR)) else { return false };
         if presence.type_ == Type::None
-            && let Some(tx) = self.0.lock().as_ref()
+            && let Some(Open { tx, only: None }) = self.0.lock().as_ref()
         {
             let _ = match said.name() {
                 "join" => tx.try_send(Knock::Join(from.clone())),
@@ -72,12 +78,28 @@ impl Desk {
             Some(text.trim()).filter(|t| set && t.len() <= MAX_TEXT).and_then(|t| BASE64.decode(t.as_bytes()).ok());
         let taken = bytes.is_some_and(|bytes| {
             let knock = Knock::Ask(from.clone(), id.to_owned(), payload.name().to_owned(), bytes);
-            self.0.lock().as_ref().is_some_and(|tx| tx.try_send(knock).is_ok())
+            let open = self.0.lock();
+            let open = open.as_ref().filter(|open| open.only.as_ref().is_none_or(|only| only == from));
+            open.is_some_and(|open| open.tx.try_send(knock).is_ok())
         });
         if !taken {
             core.refuse(from.clone(), id.to_owned(), DefinedCondition::ServiceUnavailable);
         }
         true
+    }
+}
+
+impl Ear {
+    /// Whoever else knocks, or has knocked, is refused.
+    pub fn only(&mut self, core: &Core, jid: &Jid) {
+        if let Some(open) = self.desk.0.lock().as_mut() {
+            open.only = Some(jid.clone());
+        }
+        while let Ok(knock) = self.knocks.try_recv() {
+            if let Knock::Ask(from, id, ..) = knock {
+                core.refuse(from, id, DefinedCondition::ServiceUnavailable);
+            }
+        }
     }
 }
 

@@ -219,7 +219,8 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use keymgr::device::DeviceKeys;
+    use keymgr::device::{DeviceKeys, Signature};
+    use keymgr::ids::DeviceId;
 
     const J: &str = "new@example.org/kith-1";
     const O: &str = "me@example.org/kith-2";
@@ -297,6 +298,34 @@ mod tests {
             assert!(!left.confirmed(false, &right.confirm(false)));
             assert!(!right.confirmed(true, &left.confirm(true)));
         }
+    }
+
+    /// Frozen: devices of two versions pair only while these stay.
+    #[test]
+    fn vectors() {
+        let public = |n: u8| DevicePublic {
+            id: DeviceId::from_bytes([n; 32]),
+            tls: [n + 1; 32],
+            receive: vec![n + 2; 4],
+            proof: Signature::from_bytes([n + 3; 64]),
+        };
+        let transcript = Transcript {
+            version: VERSION,
+            joiner: J,
+            offerer: O,
+            joiner_public: &public(1),
+            offerer_public: &public(11),
+            role: Role::Blind,
+            vault: VaultId::from_bytes([21; 16]),
+            joiner_share: &[31; 33],
+            offerer_share: &[41; 33],
+        };
+        let keys = Keys::new(&[51; 32], &transcript).unwrap();
+        let hex = |bytes: &[u8]| data_encoding::HEXLOWER.encode(bytes);
+        assert_eq!(hex(&keys.confirm(true)), "3b529b6212d96ebec94db5f2d9a8dcb78c01ccb19b0c5a2a11869bdcc2bc1f40");
+        assert_eq!(hex(&keys.confirm(false)), "370fb76673c1f72f62e26473d557a0e300208f71411a98324017f60c4181f38a");
+        assert_eq!(hex(&keys.seal(true, 0, b"kith").unwrap()), "ab22b52c08bd879d473314e0d328dcf858f2fb37");
+        assert_eq!(hex(&keys.seal(false, 1, b"kith").unwrap()), "c36302a62345d2b85573edc96a92ed7a8796728b");
     }
 
     #[test]

@@ -138,6 +138,7 @@ async fn attempt(
     (me, from, id): (Jid, Jid, String),
     hello: &[u8],
 ) -> Result<Paired, PairError> {
+    ear.only(&core, &from);
     let made = handshake::offer(&offer.code, me.as_str(), from.as_str(), &public, (offer.role, offer.vault), hello);
     let (reply, agreed, keys) = match made {
         Ok(made) => made,
@@ -199,6 +200,7 @@ pub async fn join(
             found.map_err(|_| PairError::NobodyOffers(offerer.to_string()))??
         }
     };
+    ear.only(&core, &at);
     let (joiner, hello) = Joiner::start(code, me.as_str(), at.as_str(), keys.public(), role)?;
     let ask = |name: &'static str, bytes: Vec<u8>| {
         let iq = xml::set(Some(at.clone()), message(name, &bytes));
