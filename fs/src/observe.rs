@@ -147,6 +147,9 @@ impl Volume {
                 tree.drop_unused(seen.ino);
             }
         }
+        if inner.dirty.lock().is_empty() {
+            inner.session.all_recorded();
+        }
     }
 }
 
@@ -156,8 +159,13 @@ impl Inner {
     /// Of what is dirty, what has settled, with how often it had changed then.
     fn settled(&self, dirty: &[u64]) -> (Changed<Arc<FileNode>>, Changed<u64>) {
         let (mut files, mut folders) = (Vec::new(), Vec::new());
-        let tree = self.tree.lock();
+        let mut tree = self.tree.lock();
         for ino in dirty {
+            let nameless = tree.file(*ino).is_ok_and(|f| f.places.is_empty());
+            if nameless && self.find_file(&mut tree, *ino).is_err() {
+                self.dirty.lock().remove(ino);
+                continue;
+            }
             match tree.nodes.get(ino) {
                 Some(Node::Folder(folder)) if *ino == ROOT || folder.place.is_some() => {
                     folders.push((*ino, folder.changes));

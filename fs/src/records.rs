@@ -1,7 +1,7 @@
 //! What fs asks of whoever keeps the records, and what it tells: the two traits by which it stays without a network.
 //!
 //! Both are called from the threads that serve file operations, with the gate open for reading: an implementation must
-//! not wait for anything that waits for the gate ([`crate::volume::Volume::gate`]).
+//! not wait for anything that waits for the gate ([`crate::volume::Volume::gate`]), and must not call the volume.
 
 use std::path::PathBuf;
 

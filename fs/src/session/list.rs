@@ -20,6 +20,8 @@ const FOLDER: &str = "session";
 const PATH: &str = "session/list";
 /// Length and epoch stand before nonce and tag.
 const FRONT: usize = 8 + NONCE + TAG;
+/// Room that is set aside, so that what is removed on a full disk can still be listed.
+const ROOM: u64 = 64 * 1024;
 /// No piece that kith writes is longer.
 const MOST: usize = 1 << 20;
 
@@ -86,6 +88,7 @@ impl List {
                 file.sync(false)?;
             }
             list.file = Some(file);
+            list.set_room_aside();
         }
         Ok((list, items))
     }
@@ -107,8 +110,12 @@ impl List {
         if durable {
             file.sync(true)?;
         }
+        let before = self.end / ROOM;
         self.end += bytes.len() as u64;
         self.number += 1;
+        if self.end / ROOM > before {
+            self.set_room_aside();
+        }
         Ok(())
     }
 
@@ -120,7 +127,15 @@ impl List {
             file.sync(false)?;
         }
         (self.end, self.number) = (0, 0);
+        self.set_room_aside();
         Ok(())
+    }
+
+    fn set_room_aside(&self) {
+        if let Some(file) = &self.file {
+            // A disk that cannot does without.
+            let _ = file.allocate(self.end, ROOM);
+        }
     }
 
     /// The piece at the beginning of `bytes` and its length; `None` at the end, or where it is torn.

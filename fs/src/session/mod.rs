@@ -37,11 +37,18 @@ pub(crate) struct Loose {
     pub files: HashMap<FileId, LooseFile>,
 }
 
+/// How far mending after an unclean end is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Due,
+    Found,
+    Done,
+}
+
 pub(crate) struct Session {
     list: Mutex<List>,
     loose: RwLock<Loose>,
-    /// Whether mending is still to be done.
-    unmended: Mutex<bool>,
+    mending: Mutex<Stage>,
     /// Folders that were checked against the records, or that sync changed in this session.
     checked: Mutex<HashSet<NodeId>>,
     refusals: Mutex<Vec<Refusal>>,
@@ -62,7 +69,7 @@ impl Session {
         Ok(Self {
             list: Mutex::new(list),
             loose: RwLock::new(loose),
-            unmended: Mutex::new(!clean),
+            mending: Mutex::new(if clean { Stage::Done } else { Stage::Due }),
             checked: Mutex::default(),
             refusals: Mutex::default(),
         })
@@ -78,12 +85,22 @@ impl Session {
     }
 
     pub fn unmended(&self) -> bool {
-        *self.unmended.lock()
+        *self.mending.lock() != Stage::Done
     }
 
-    pub fn mended(&self) {
-        *self.loose.write() = Loose::default();
-        *self.unmended.lock() = false;
+    /// Mending has looked at everything: what it found is dirty.
+    pub fn found(&self) {
+        *self.mending.lock() = Stage::Found;
+    }
+
+    /// Nothing differs from the records any more. If mending came that far, it has ended: from now on nothing may differ but
+    /// by what this session does.
+    pub fn all_recorded(&self) {
+        let mut stage = self.mending.lock();
+        if *stage == Stage::Found {
+            *self.loose.write() = Loose::default();
+            *stage = Stage::Done;
+        }
     }
 
     pub fn loose<T>(&self, look: impl FnOnce(&Loose) -> T) -> T {

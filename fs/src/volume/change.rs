@@ -107,6 +107,7 @@ impl Inner {
             folder: is_folder,
             ids: Vec::new(),
             ino: 0,
+            disk: 0,
             seq: tree.next_seq(),
         })
     }

@@ -173,12 +173,15 @@ impl Inner {
         state.touch();
         self.note_dirty_file(file.ino, &state);
         let done = change(state.content_mut()?);
-        if state.opens == 0 {
+        let closed = state.opens == 0;
+        if closed {
             state.settled = state.changes;
             self.let_go(&mut state);
-            self.feed.changed();
         }
         drop(state);
+        if closed {
+            self.feed.changed();
+        }
         done.map_err(|e| self.tell(file, e.into()))
     }
 

@@ -8,13 +8,16 @@ use keymgr::ids::{FileId, Locator, NodeId, StoreName};
 use parking_lot::Mutex;
 
 use super::error::{Error, Result};
-use super::tree::{Node, Place, ROOT, Tree, truncate};
+use super::tree::{Listing, Node, Place, ROOT, Tree, truncate};
 use super::{Inner, Volume, attrs};
 use crate::format::attrs::Attrs;
 use crate::format::folder;
 use crate::format::{locator, name};
 use crate::records::EntryId;
 use crate::store::read_small;
+
+/// Up to so many entries of a folder are looked at anew, whatever the disk's numbers say.
+const SMALL: usize = 64;
 
 /// Held: no file operation runs.
 pub struct Gate<'a> {
@@ -150,41 +153,64 @@ impl Gate<'_> {
         inner.session.set_checked(folders.iter().copied());
         let mut tree = inner.tree.lock();
         let tree = &mut *tree;
-        for file in files {
-            let Some(ino) = tree.files.get(file).copied() else { continue };
-            if let Some(Node::File(entry)) = tree.nodes.get(&ino) {
-                inner.forget_file(&mut entry.file.state.write());
-                told.content.push(ino);
-            }
-        }
         let mut inos: Vec<u64> = folders.iter().filter_map(|node| tree.folders.get(node).copied()).collect();
         inos.sort_unstable();
         inos.dedup();
         // First all names go, then all come: what moved from one to the other keeps its inode.
-        let mut lost: Vec<(u64, HashMap<StoreName, Vec<u8>>)> = Vec::new();
-        for ino in &inos {
-            let Ok(folder) = tree.folder_mut(*ino) else { continue };
+        let mut before: Vec<(u64, Listing)> = Vec::new();
+        let mut lost: Vec<u64> = Vec::new();
+        for ino in inos {
+            let Ok(folder) = tree.folder_mut(ino) else { continue };
             (folder.stat, folder.xattrs) = (None, None);
-            told.content.push(*ino);
-            let Some(listing) = folder.listing.take() else { continue };
-            for entry in listing.entries.values().filter(|e| e.ino != 0) {
-                tree.detach(entry.ino, &Place { parent: *ino, store: entry.store.clone() });
+            told.content.push(ino);
+            if let Some(listing) = folder.listing.take() {
+                for entry in listing.entries.values().filter(|e| e.ino != 0) {
+                    tree.detach(entry.ino, &Place { parent: ino, store: entry.store.clone() });
+                    lost.push(entry.ino);
+                }
+                before.push((ino, listing));
             }
-            told.names.entry(*ino).or_default().extend(listing.entries.keys().cloned());
-            lost.push((*ino, listing.shown));
         }
-        for (ino, _) in &lost {
-            if let Err(e) = inner.reload(tree, *ino) {
+        for (ino, old) in &before {
+            if let Err(e) = inner.reload(tree, *ino, old, files) {
                 tracing::warn!("a folder could not be read again: {e}");
             }
-            if let Ok(listing) = tree.listing(*ino) {
-                told.names.entry(*ino).or_default().extend(listing.entries.keys().cloned());
+        }
+        for (ino, old) in before {
+            // Renamed or removed with its parent: then the kernel forgets it with that.
+            let now = tree.listing(ino).ok().map(|l| &l.entries);
+            let names = old.entries.keys().chain(now.into_iter().flat_map(|n| n.keys()));
+            let bound = |name: &Vec<u8>, all: Option<&std::collections::BTreeMap<Vec<u8>, _>>| {
+                all.and_then(|all| all.get(name)).map(|e: &super::tree::Entry| e.ino)
+            };
+            let mut changed: Vec<Vec<u8>> =
+                names.filter(|name| bound(name, Some(&old.entries)) != bound(name, now)).cloned().collect();
+            changed.sort_unstable();
+            changed.dedup();
+            told.names.entry(ino).or_default().extend(changed);
+        }
+        for ino in files.iter().filter_map(|file| tree.files.get(file)) {
+            told.content.push(*ino);
+            if let Some(Node::File(entry)) = tree.nodes.get(ino)
+                && !entry.places.is_empty()
+            {
+                inner.forget_file(&mut entry.file.state.write());
             }
         }
-        // Only names that were looked up can be in the kernel's cache; telling it of others costs little.
-        for names in told.names.values_mut() {
-            names.sort_unstable();
-            names.dedup();
+        for ino in lost {
+            match tree.nodes.get(&ino) {
+                // What was replaced stays readable for whoever has it open.
+                Some(Node::File(entry)) if entry.places.is_empty() => {
+                    inner.lost_name(entry);
+                    told.content.push(ino);
+                    tree.drop_unused(ino);
+                }
+                Some(Node::Folder(folder)) if folder.place.is_none() => {
+                    inner.dirty.lock().remove(&ino);
+                    tree.folders.retain(|_, at| *at != ino);
+                }
+                _ => {}
+            }
         }
     }
 
@@ -232,8 +258,9 @@ impl Inner {
         state.content = None;
     }
 
-    /// Reads a folder's headers and entries anew, and binds what was in the table before.
-    fn reload(&self, tree: &mut Tree, ino: u64) -> Result<()> {
+    /// Reads a folder's headers and entries anew. What is the same file or folder as before, as the disk's numbers say,
+    /// keeps its inode; all others that were in the table are looked at.
+    fn reload(&self, tree: &mut Tree, ino: u64, old: &Listing, files: &[FileId]) -> Result<()> {
         if ino != ROOT {
             if tree.folder(ino)?.place.is_none() {
                 return Ok(()); // Removed, or read with its new parent.
@@ -245,10 +272,29 @@ impl Inner {
             tree.folder_mut(ino)?.headers = fresh.headers;
         }
         self.load_listing(tree, ino)?;
-        let names: Vec<Vec<u8>> = tree.listing(ino)?.entries.keys().cloned().collect();
-        for name in names {
+        // The disk gives a number again once its file is gone: where it costs little nothing is taken for granted.
+        let small = tree.listing(ino)?.entries.len() <= SMALL;
+        let is_same = |was: &super::tree::Entry, now: &super::tree::Entry| {
+            let touched = was.ids.iter().any(|id| matches!(id, EntryId::File(file) if files.contains(file)));
+            !small && !touched && was.disk != 0 && was.disk == now.disk && was.folder == now.folder
+        };
+        let mut same = Vec::new();
+        let mut other = Vec::new();
+        for (shown, entry) in &mut tree.listing_mut(ino)?.entries {
+            match old.by_store(&entry.store) {
+                Some(was) if is_same(was, entry) => {
+                    (entry.ids, entry.ino, entry.seq) = (was.ids.clone(), was.ino, was.seq);
+                    same.push((was.ino, entry.store.clone()));
+                }
+                _ => other.push(shown.clone()),
+            }
+        }
+        for (bound, store) in same {
+            tree.attach(bound, Place { parent: ino, store });
+        }
+        for shown in other {
             // Damage shows when it is looked at.
-            let _ = self.bind(tree, ino, &name);
+            let _ = self.bind(tree, ino, &shown);
         }
         Ok(())
     }
@@ -270,6 +316,29 @@ impl Inner {
             }
             if let Some(ino) = tree.folders.get(&node) {
                 return Ok(*ino);
+            }
+        }
+        Err(Error::Errno(libc::ENOENT))
+    }
+
+    /// Looks for a name of a file of which the table knows none any more, though it has some.
+    pub fn find_file(&self, tree: &mut Tree, ino: u64) -> Result<()> {
+        let wanted = EntryId::File(tree.file(ino)?.file.id);
+        let mut next = vec![ROOT];
+        while let Some(folder) = next.pop() {
+            self.load_listing(tree, folder)?;
+            let maybe =
+                |e: &super::tree::Entry| e.folder || e.ino == 0 && (e.ids.is_empty() || e.ids.contains(&wanted));
+            let names: Vec<Vec<u8>> =
+                tree.listing(folder)?.entries.iter().filter(|(_, e)| maybe(e)).map(|(n, _)| n.clone()).collect();
+            for shown in names {
+                let Ok(found) = self.bind(tree, folder, &shown) else { continue };
+                if found == ino {
+                    return Ok(());
+                }
+                if matches!(tree.nodes.get(&found), Some(Node::Folder(_))) {
+                    next.push(found);
+                }
             }
         }
         Err(Error::Errno(libc::ENOENT))

@@ -187,6 +187,7 @@ impl Inner {
                         folder: listed.kind == Type::Folder,
                         ids: Vec::new(),
                         ino: 0,
+                        disk: listed.ino,
                         seq: 0,
                     }),
                     Err(e) => {

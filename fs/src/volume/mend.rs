@@ -26,8 +26,8 @@ pub struct Mending {
 }
 
 impl Volume {
-    /// Makes what may differ from the records dirty, so that [`Volume::observe`] gives it. Mending has ended when that is
-    /// recorded: then call [`Volume::mended`]. Nothing to do after a clean end.
+    /// Makes what may differ from the records dirty, so that [`Volume::observe`] gives it. Mending has ended when all of it is
+    /// recorded ([`Volume::is_unmended`]). Nothing to do after a clean end.
     pub fn mend(&self) -> Result<Mending> {
         let inner = &self.0;
         let mut done = Mending::default();
@@ -50,13 +50,12 @@ impl Volume {
                 }
             }
         }
+        inner.session.found();
+        if !self.is_dirty() {
+            inner.session.all_recorded();
+        }
         inner.feed.changed();
         Ok(done)
-    }
-
-    /// What [`Volume::mend`] found is recorded: from now on nothing may differ but by what this session does.
-    pub fn mended(&self) {
-        self.0.session.mended();
     }
 }
 

@@ -19,6 +19,8 @@ mod names;
 mod rename;
 pub(crate) mod tree;
 
+pub use tree::ROOT;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -116,6 +116,7 @@ impl Volume {
         tree.nodes.insert(ino, Node::File(file));
         inner.enter(&mut tree, parent, entry, ino)?;
         let attr = inner.attr_of(&mut tree, ino)?;
+        inner.note_disk(&mut tree, parent, name, ino);
         inner.look(&mut tree, ino);
         drop(tree);
         if !open {
@@ -170,6 +171,7 @@ impl Volume {
         }
         inner.enter(&mut tree, parent, entry, ino)?;
         let attr = inner.attr_of(&mut tree, ino)?;
+        inner.note_disk(&mut tree, parent, name, ino);
         inner.look(&mut tree, ino);
         drop(tree);
         inner.feed.changed();
@@ -200,6 +202,7 @@ impl Volume {
         file.state.write().stat = None;
         inner.enter(&mut tree, parent, entry, ino)?;
         let attr = inner.attr_of(&mut tree, ino)?;
+        inner.note_disk(&mut tree, parent, name, ino);
         inner.look(&mut tree, ino);
         drop(tree);
         inner.feed.changed();
@@ -258,6 +261,18 @@ impl Inner {
             Some(Node::File(file)) => file.lookups += 1,
             Some(Node::Folder(folder)) => folder.lookups += 1,
             None => {}
+        }
+    }
+
+    /// The disk's number of a new entry, which was just asked for.
+    fn note_disk(&self, tree: &mut Tree, parent: u64, shown: &[u8], ino: u64) {
+        let disk = match tree.nodes.get(&ino) {
+            Some(Node::File(file)) => file.file.state.read().stat.map(|stat| stat.ino),
+            Some(Node::Folder(folder)) => folder.stat.map(|stat| stat.ino),
+            None => None,
+        };
+        if let (Some(disk), Ok(entry)) = (disk, tree.entry_mut(parent, shown)) {
+            entry.disk = disk;
         }
     }
 

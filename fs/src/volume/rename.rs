@@ -113,7 +113,8 @@ impl Inner {
     }
 
     fn move_entry(&self, tree: &mut Tree, from: (u64, &[u8], &Entry), to: (u64, Entry), how: Rename) -> Result<()> {
-        let ((parent, name, source), (new_parent, entry)) = (from, to);
+        let ((parent, name, source), (new_parent, mut entry)) = (from, to);
+        entry.disk = source.disk;
         let old = tree.path_at(parent, &source.store)?;
         let new = tree.folder_path(new_parent)?.join(entry.store.as_str());
         self.relocate(tree, &old, source, &entry)?;
@@ -139,6 +140,7 @@ impl Inner {
         let at = |place: &Entry, what: &Entry| Entry {
             ids: what.ids.clone(),
             ino: what.ino,
+            disk: what.disk,
             folder: what.folder,
             seq,
             ..place.clone()

@@ -83,6 +83,8 @@ pub(crate) struct Entry {
     pub ids: Vec<EntryId>,
     /// 0: not looked at yet.
     pub ino: u64,
+    /// The disk's own number of it; 0: not known. Another number under the same name is another file.
+    pub disk: u64,
     /// When the name was made, in [`Tree::seq`].
     pub seq: u64,
 }
@@ -335,6 +337,7 @@ mod tests {
             folder: false,
             ids: Vec::new(),
             ino: 0,
+            disk: 0,
             seq: 0,
         }
     }
