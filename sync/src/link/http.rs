@@ -143,3 +143,50 @@ pub async fn serve(io: BoxedDuplex, pace: Pace, peer: DeviceId, to: Arc<dyn Serv
         .serve_connection(TokioIo::new(io), service)
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::link::Body;
+    use futures::future::BoxFuture;
+    use http_body_util::BodyExt;
+
+    struct Says;
+
+    impl Serve for Says {
+        fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
+            Box::pin(async move { Response::new(full(format!("{peer} {}", request.uri().path()))) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_request_arrives_with_the_peer_and_greetings_do_not() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let peer = DeviceId::from_bytes([3; 32]);
+        let serving = tokio::spawn(serve(Box::new(far), Pace::Slow, peer, Arc::new(Says)));
+        let (client, ended) = Client::start(Box::new(near), Pace::Slow).await.unwrap();
+        let driving = tokio::spawn(ended);
+        let ask = |path: &str| client.send(Request::get(path).body(Full::default()).unwrap());
+        let answer = ask("/v1/x").await.unwrap().into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(answer, format!("{peer} /v1/x"));
+        assert_eq!(ask(HELLO).await.unwrap().status(), StatusCode::NO_CONTENT);
+        drop(client);
+        driving.await.unwrap().unwrap();
+        serving.await.unwrap().unwrap();
+    }
+
+    /// Until the first answer there is no link, whatever the handshake says.
+    #[tokio::test]
+    async fn a_server_that_hangs_up_or_answers_otherwise_is_no_link() {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        drop(far);
+        assert!(Client::start(Box::new(near), Pace::Fast).await.is_err());
+
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let wrong = service_fn(|_: Request<Incoming>| async { Ok::<_, hyper::Error>(Response::new(full("hello"))) });
+        let connection = server::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(far), wrong);
+        let serving = tokio::spawn(connection);
+        assert!(matches!(Client::start(Box::new(near), Pace::Fast).await, Err(LinkError::Greeting(200))));
+        serving.abort();
+    }
+}

@@ -31,6 +31,8 @@ use super::{Net, xml};
 
 const ANSWER: Duration = Duration::from_secs(60);
 const BROKER: Duration = Duration::from_secs(45);
+/// A flood of names costs the user so many questions, and then none is heard.
+const MAX_DENIED: usize = 8;
 /// Between two calls for an offerer.
 const CALL_EVERY: Duration = Duration::from_secs(2);
 /// Of what is said after the handshake, in one message and in all.
@@ -106,10 +108,10 @@ pub async fn offer(net: &Net, keys: &DeviceKeys, offer: Offer) -> Result<Paired,
                 let who = from.to_bare();
                 if !allowed.contains(&who)
                     && !denied.contains(&who)
+                    && denied.len() < MAX_DENIED
                     && let Some(confirm) = &offer.confirm
                 {
-                    // A flood of names costs the user sixteen questions at most.
-                    if denied.len() < 16 && confirm(who.as_str().to_owned()).await {
+                    if confirm(who.as_str().to_owned()).await {
                         allowed.push(who.clone());
                     } else {
                         denied.push(who.clone());
