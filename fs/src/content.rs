@@ -72,8 +72,10 @@ pub struct Content {
     ciphers: Ciphers,
     /// Of the ciphertext, as the disk has it: nobody else changes it meanwhile.
     length: u64,
-    /// The last page holds no more than the length says and what follows it is a hole, so that the file may grow.
-    tidy: bool,
+    /// It is known that the last page holds no more than the length says.
+    no_excess: bool,
+    /// It is known that what follows the last page is a hole. Our own writes keep it one.
+    clean_tail: bool,
     changed: Changed,
     guard: Option<Mutex<roots::Guard>>,
 }
@@ -113,7 +115,8 @@ impl Content {
             locator: *locator,
             ciphers,
             length,
-            tidy: true,
+            no_excess: true,
+            clean_tail: true,
             changed,
             guard: None,
         })
@@ -138,7 +141,8 @@ impl Content {
             locator,
             ciphers,
             length,
-            tidy: false,
+            no_excess: false,
+            clean_tail: false,
             changed: Changed::default(),
             guard: None,
         })

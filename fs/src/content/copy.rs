@@ -52,7 +52,7 @@ impl Content {
         copy_data(self.file.as_ref(), copy.file.as_ref(), self.length).map_err(io)?;
         let sealed = copy.header.seal(keys, locator).map_err(|why| Error::Header { path: path.to_owned(), why })?;
         copy.file.write_at(&sealed, 0).map_err(io)?;
-        (copy.length, copy.tidy) = (self.length, false);
+        (copy.length, copy.no_excess) = (self.length, false);
         Ok(copy)
     }
 }

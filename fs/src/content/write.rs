@@ -1,6 +1,8 @@
-//! Changing: the length first, then the pages; before a grow, what the last page holds too much is cut, durably.
+//! Changing: the length first, then the pages; what the last page holds too much is cut, durably, before the file grows
+//! or that page is replaced or goes (kith-store(5), "Order of writes").
 //!
-//! These are the rules `cut`, `tail`, `bound` and `group` of `models/pages.py`, which tells what is lost without each.
+//! These are the rules `cut`, `tail`, `bound` and `group` of `models/pages.py`, which tells what is lost without each, and
+//! one more that the crash test here found missing there: a cut may not be hidden by another change of the page.
 
 use std::ops::Range;
 
@@ -27,8 +29,10 @@ impl Content {
         let (old_size, old_length) = (self.size(), self.length);
         self.verify(self.groups_of_write(offset, data.len() as u64))?;
         if end > old_size {
-            self.before_grow()?;
+            self.tidy_up()?;
             self.set_length(length::of_size(end))?;
+        } else {
+            self.before_rewrite(page_of(end - 1))?;
         }
         let done = self.write_pages(data, offset, old_size);
         if done.is_err() && end > old_size {
@@ -44,10 +48,13 @@ impl Content {
         self.verify(self.groups_of_truncate(size))?;
         let length = length::of_size(size);
         if size > self.size() {
-            self.before_grow()?;
+            self.tidy_up()?;
         } else if length / PAGE_LEN < self.length / PAGE_LEN {
+            self.tidy_up()?;
             // Not in one step: a length inside a page that held data would leave a piece of it past the end.
             self.set_length(length / PAGE_LEN * PAGE_LEN)?;
+        } else {
+            self.clean_tail()?;
         }
         self.set_length(length)
     }
@@ -60,6 +67,7 @@ impl Content {
             return Ok(());
         }
         self.verify(self.groups_of_write(offset, end - offset))?;
+        self.before_rewrite(page_of(end - 1))?;
         let (mut first, mut last) = (page_of(offset), page_of(end - 1) + 1);
         if start(first) < offset {
             self.zero_part(first, offset, end)?;
@@ -109,7 +117,10 @@ impl Content {
             let from = (self.length / PAGE_LEN).saturating_sub(1).min(page_of(offset)) * PAGE_LEN;
             groups(from, length::of_size(end).max(self.length))
         } else {
-            groups(page_of(offset) * PAGE_LEN, (page_of(end - 1) + 1) * PAGE_LEN)
+            let last = page_of(end - 1) + 1;
+            // Replacing the last page may clean what follows it.
+            let to = if last == self.length / PAGE_LEN { self.length } else { last * PAGE_LEN };
+            groups(page_of(offset) * PAGE_LEN, to.max(last * PAGE_LEN))
         }
     }
 
@@ -130,19 +141,26 @@ impl Content {
         self.file.set_length(length).map_err(|e| self.io(e))?;
         // After a shrink the last page may hold more than counts. (A multiple of a page counts it whole, so that a
         // greater length can be a smaller size.)
-        self.tidy &= length >= self.length && length::to_size(length) >= self.size();
+        self.no_excess &= length >= self.length && length::to_size(length) >= self.size();
         self.length = length;
         Ok(())
     }
 
-    /// Before the file grows: the last page holds no more than counts, and what follows it is a hole. Both durably, or a
-    /// crash could show what was cut off, or a piece of a page that a crash took, under the greater length.
-    fn before_grow(&mut self) -> Result<(), Error> {
-        if self.tidy {
+    /// Before the last page is replaced, by a write or a hole within the size. Its new version would hold no more than
+    /// counts, so that a later grow had nothing to cut; but a crash could then bring back the version before it, under the
+    /// greater length.
+    fn before_rewrite(&mut self, last_written: u64) -> Result<(), Error> {
+        if last_written + 1 == self.length / PAGE_LEN { self.tidy_up() } else { Ok(()) }
+    }
+
+    /// Before the file grows, or the last page goes: it holds no more than counts, and what follows it is a hole. Both
+    /// durably, or a crash could show what was cut off, or a piece of a page that a crash took, under a greater length.
+    fn tidy_up(&mut self) -> Result<(), Error> {
+        self.clean_tail()?;
+        if self.no_excess {
             return Ok(());
         }
-        let (pages, rest) = (self.length / PAGE_LEN, self.length % PAGE_LEN);
-        if let Some(last) = pages.checked_sub(1) {
+        if let Some(last) = (self.length / PAGE_LEN).checked_sub(1) {
             let keep = (self.size() - start(last)) as usize;
             if self.clear(last)?.is_some_and(|clear| clear.payload > keep) {
                 let mut payload = self.payload(last)?;
@@ -154,17 +172,26 @@ impl Content {
                 self.sync(false)?;
             }
         }
-        if rest > 0 {
-            let tail = self.load(pages * PAGE_LEN, self.length)?;
-            let at = (pages * PAGE_LEN - tail.from) as usize;
-            if !page::is_hole(tail.bytes.get(at..).unwrap_or_default()) {
-                let length = self.length;
-                self.set_length(pages * PAGE_LEN)?;
-                self.set_length(length)?;
+        self.no_excess = true;
+        Ok(())
+    }
+
+    /// Before any change of the length: what follows the last page is a hole, durably.
+    fn clean_tail(&mut self) -> Result<(), Error> {
+        if self.clean_tail {
+            return Ok(());
+        }
+        let (length, end) = (self.length, self.length / PAGE_LEN * PAGE_LEN);
+        if end < length {
+            let tail = self.load(end, length)?;
+            if !page::is_hole(tail.bytes.get((end - tail.from) as usize..).unwrap_or_default()) {
+                // Not by a shorter length: a multiple of a page would count the last page whole.
+                self.changed.length(end);
+                self.file.punch(end, PAGE_LEN).map_err(|e| self.io(e))?;
                 self.sync(false)?;
             }
         }
-        self.tidy = true;
+        self.clean_tail = true;
         Ok(())
     }
 

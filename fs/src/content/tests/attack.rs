@@ -188,3 +188,49 @@ fn a_rename_changes_no_root() {
     assert_eq!(again.locator(), Locator::from_bytes([7; 16]));
     assert!(look(&disk, &record).1.is_ok());
 }
+
+#[test]
+fn each_change_touches_only_the_groups_that_it_announced() {
+    let mut dice = crate::store::sim::Dice(7);
+    for _ in 0..300 {
+        let disk = SimDisk::new();
+        let mut content = create(&disk, "a");
+        content.write_at(&vec![1; dice.below(60_000) as usize], 0).unwrap();
+        content.truncate(dice.below(70_000)).unwrap();
+        let (tail, length) = (content.length() / 4096 * 4096, content.length());
+        if dice.below(2) == 0 && tail < length {
+            content.file().write_at(&[9], tail + dice.below(length - tail)).unwrap(); // a piece that a crash left
+        }
+        let before = roots::whole(content.file().as_ref()).unwrap();
+        let mut content = open(&disk, "a").unwrap();
+        let (offset, len) = (dice.below(60_000), 1 + dice.below(20_000));
+        let announced = match dice.below(3) {
+            0 => {
+                let groups = content.groups_of_write(offset, len);
+                content.write_at(&vec![2; len as usize], offset).unwrap();
+                groups
+            }
+            1 => {
+                let groups = content.groups_of_write(offset, len.min(content.size().saturating_sub(offset)).max(1));
+                content.punch(offset, len).unwrap();
+                groups
+            }
+            _ => {
+                let groups = content.groups_of_truncate(offset);
+                content.truncate(offset).unwrap();
+                groups
+            }
+        };
+        let after = roots::whole(content.file().as_ref()).unwrap();
+        let changed = content.changed().list(content.length());
+        for index in 0..after.len() {
+            let differs = before.get(index) != after.get(index);
+            let index = index as u32;
+            assert!(
+                !differs || announced.contains(&index),
+                "group {index} was changed and not announced: {announced:?}"
+            );
+            assert!(!differs || changed.contains(&index), "group {index} was changed and not counted");
+        }
+    }
+}

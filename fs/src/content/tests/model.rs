@@ -148,7 +148,7 @@ fn run(content: Content, ops: &[Op]) -> Result<(), TestCaseError> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn a_content_is_a_vector_of_bytes(ops in prop::collection::vec(op(), 1..25)) {
