@@ -21,7 +21,7 @@ pub(super) enum Commit {
 /// A name taken by a file that has not settled: its records wait for its content.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
-    entry: ObservedEntry,
+    pub entry: ObservedEntry,
 }
 
 /// A name as it was observed.
@@ -222,7 +222,7 @@ impl Engine {
                 None => true,
                 Some(_) if place.aside => true,
                 Some(spot) => {
-                    listing.held.contains(spot)
+                    (listing.held.contains(spot) && seen.is_empty())
                         || (!listing.listed.contains(&spot.folder) && !(is_folder && !seen.is_empty()))
                         || seen.iter().any(|s| s.spot == *spot)
                 }
@@ -251,23 +251,17 @@ impl Engine {
         let after = spots(&places);
         let leaves = before.difference(&after).cloned().collect();
         let takes = after.difference(&before).cloned().collect();
+        // Whoever wrote what this record replaces was seen too, whatever history is held between them.
+        let writer = old.as_ref().and_then(|d| d.content_from);
+        let writer = writer.filter(|h| !self.nodes.get(&node).is_some_and(|n| n.tops().contains(h)));
         let record = |replaces: Vec<RecordHash>, kind: Kind, state: State, share| {
-            let mut replaces = replaces;
-            replaces.sort();
-            replaces.dedup();
-            replaces.truncate(MAX_REPLACES);
-            Record { share, node, kind, replaces, state, together: None }
+            let mut record = Record { share, node, kind, replaces, state, together: None };
+            in_order(&mut record, writer);
+            record
         };
         if places.iter().all(|p| p.spot.is_none()) && node != self.root {
             let old = old?;
-            let hidden = !places.is_empty();
-            if hidden {
-                // Its other names are held by other entries: those stay.
-                let places: Vec<Place> = places.into_iter().map(|p| p.place).collect();
-                let live = self.live_of(node, &old, places);
-                let record = record(old.basis.clone(), old.kind, State::Live(live), self.share);
-                return Some(Change { node, record, commit: Commit::Gone, leaves, takes });
-            }
+            // Names that other entries hold go too: what lay under them went with the last one that was shown.
             let graves = if old.kind == Kind::Folder {
                 old.places.iter().map(|p| p.place.clone()).collect()
             } else {
@@ -353,7 +347,13 @@ impl Engine {
             return None;
         }
         let places = new.places.iter().map(|p| p.place.clone()).collect();
-        let live = self.live_of(node, &new, places);
+        let mut live = self.live_of(node, &new, places);
+        let shown = self.nodes.get(&node).map(|n| &n.shown).filter(|s| s.live && !moved && s.cover == old.basis);
+        if let Some(shown) = shown.filter(|s| s.sealed_for == live.content.map(|c| c.file)) {
+            // A rename that came and that no step has done yet: the user did not undo it.
+            live.places = shown.places.clone();
+            live.places_from = shown.places_from;
+        }
         let record = record(old.basis.clone(), old.kind, State::Live(live), self.share);
         Some(Change { node, record, commit: Commit::Shows(new), leaves, takes })
     }
@@ -439,6 +439,14 @@ impl Engine {
             }
         }
     }
+}
+
+/// Puts what a record replaces in order, with the records that wrote what it replaces.
+pub(super) fn in_order(record: &mut Record, writers: impl IntoIterator<Item = RecordHash>) {
+    record.replaces.extend(writers);
+    record.replaces.sort();
+    record.replaces.dedup();
+    record.replaces.truncate(MAX_REPLACES);
 }
 
 /// Folders before what is in them; what goes comes last.

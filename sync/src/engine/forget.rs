@@ -48,12 +48,17 @@ impl Engine {
             }
             if !node.shown.live {
                 let busy = |child: NodeId| self.nodes.get(&child).is_some_and(|n| n.shown.live);
-                if !self.tree.children(id).any(busy) {
+                // While the disk still shows it, a scan must find out that it is to go.
+                if !self.tree.children(id).any(busy) && !self.disk.has(id) {
                     gone.extend(node.records.keys().copied());
                     continue;
                 }
             }
-            if let [only] = tops {
+            // What the disk still shows is the base of an edit that may come, and of a scan.
+            let stale = self.disk.get(id).is_some_and(|d| d.basis != node.shown.cover);
+            if let [only] = tops
+                && !stale
+            {
                 gone.extend(node.records.keys().filter(|h| *h != only && is_stable(h)).copied());
             }
         }
@@ -67,15 +72,22 @@ impl Engine {
     pub fn handle_snapshot(&mut self, heads: &Heads, floor: &Heads, held: &HashSet<RecordHash>) -> Forgotten {
         self.refresh();
         let mut gone = Vec::new();
-        for node in self.nodes.values().filter(|_| self.rules.frontier) {
+        for (id, node) in self.nodes.iter_mut().filter(|_| self.rules.frontier) {
+            let mut doomed = Vec::new();
             let pending = node.tops().len() > node.shown.heads.len();
             for (hash, record) in &node.records {
                 // The newest version that is whole here stays until a newer one is.
-                let shown = pending && node.shown.heads.contains(hash);
-                if floor.covers(&record.author, record.number) && !held.contains(hash) && !shown {
-                    gone.push(*hash);
+                let based = self.disk.get(id).is_some_and(|d| d.basis.contains(hash) && d.basis != node.shown.cover);
+                let shown = based || (pending && node.shown.heads.contains(hash));
+                // And a scan must find out that what the disk still shows is to go.
+                if !node.shown.live && self.disk.has(id) && self.tree.entries(id).is_empty() {
+                    continue;
+                }
+                if floor.covers(&record.author, record.number) && !held.contains(hash) {
+                    if shown { doomed.push(*hash) } else { gone.push(*hash) }
                 }
             }
+            doomed.into_iter().for_each(|hash| node.doom(hash));
         }
         self.heads.merge(heads);
         self.floor.merge(floor);

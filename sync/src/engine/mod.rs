@@ -105,8 +105,8 @@ pub struct Engine {
     by_file: HashMap<FileId, NodeId>,
     by_root: HashMap<Root, BTreeSet<NodeId>>,
     numbers: HashMap<Author, BTreeMap<u64, RecordHash>>,
-    /// Named as replaced by a record that is or was held.
-    replaced: HashSet<RecordHash>,
+    /// By whom a record is named as replaced.
+    replaced: HashMap<RecordHash, Vec<RecordHash>>,
     /// Bodies that are whole here beside the tree.
     bodies: HashSet<Root>,
     heads: Heads,
@@ -143,7 +143,7 @@ impl Engine {
             by_file: HashMap::new(),
             by_root: HashMap::new(),
             numbers: HashMap::new(),
-            replaced: HashSet::new(),
+            replaced: HashMap::new(),
             bodies: HashSet::new(),
             heads: Heads::default(),
             floor: Heads::default(),
@@ -178,6 +178,7 @@ impl Engine {
         let expected = head.map_or(1, |h| h.number.saturating_add(1));
         let fork = match head {
             _ if entry.number > expected => return Taken::Early { expected },
+            Some(head) if entry.hash == head.hash => return Taken::Known,
             Some(head) if entry.number == head.number => true,
             Some(head) if entry.number == expected => entry.previous != Some(head.hash),
             Some(_) if self.rules.frontier => return Taken::Known,
@@ -232,19 +233,27 @@ impl Engine {
             self.by_file.insert(content.file, id);
             self.by_root.entry(content.root).or_default().insert(id);
         }
-        self.replaced.extend(record.replaces.iter().copied());
+        for old in &record.replaces {
+            self.replaced.entry(*old).or_default().push(hash);
+        }
         let replaces = record.replaces.clone();
         self.nodes.entry(id).or_default().insert(hash, Held { author, number, record });
         self.dirty.insert(id);
         // Groups that this one completes, breaks, or takes a member's place in.
         self.touch_group(author, number);
         self.touch_group(author, number.saturating_sub(1));
-        for old in replaces {
-            if let Some(held) = self.record(&old) {
-                let (author, number) = (held.author, held.number);
-                self.touch_group(author, number);
-            }
-        }
+        let held = |h: &RecordHash| self.record(h).map(|held| (held.author, held.number));
+        let old: Vec<_> = replaces.iter().filter_map(held).collect();
+        old.into_iter().for_each(|(author, number)| self.touch_group(author, number));
+        self.touch_groups_of(&id);
+    }
+
+    /// What a node's records do in their groups may have changed with it.
+    fn touch_groups_of(&mut self, id: &NodeId) {
+        let Some(node) = self.nodes.get(id) else { return };
+        let tied = node.tops().iter().filter_map(|h| node.records.get(h)).filter(|h| h.record.together.is_some());
+        let groups: Vec<_> = tied.map(|h| (h.author, h.number)).collect();
+        groups.into_iter().for_each(|(author, number)| self.touch_group(author, number));
     }
 
     fn record(&self, hash: &RecordHash) -> Option<&Held> {
@@ -266,10 +275,7 @@ impl Engine {
         let nodes: Vec<NodeId> = self.by_root.get(root).into_iter().flatten().copied().collect();
         for id in nodes {
             self.dirty.insert(id);
-            let Some(node) = self.nodes.get(&id) else { continue };
-            let named = |h: &&Held| h.record.together.is_some() && h.record.content().is_some_and(|c| c.root == *root);
-            let groups: Vec<_> = node.records.values().filter(named).map(|h| (h.author, h.number)).collect();
-            groups.into_iter().for_each(|(author, number)| self.touch_group(author, number));
+            self.touch_groups_of(&id);
         }
     }
 
@@ -294,12 +300,23 @@ impl Engine {
         record.content().is_none_or(|c| self.has_body(&c.root))
     }
 
-    /// Whether a record takes effect: its body is whole here, and those of all that belong together with it.
-    fn works(&self, held: &Held) -> bool {
-        self.body_of(&held.record) && (!self.rules.together || self.group_works(held))
+    /// Whether a group need not wait for a member's body: it is here, or another record, whose body is here,
+    /// replaced what the member carries.
+    fn body_or_over(&self, hash: &RecordHash, record: &Record) -> bool {
+        let Some(source) = record.live().map(|l| l.content_from.unwrap_or(*hash)) else { return true };
+        let over = |by: &RecordHash| {
+            let Some(by_record) = self.record(by).map(|h| &h.record) else { return false };
+            let other = by_record.live().map(|l| l.content_from.unwrap_or(*by));
+            by != hash && other != Some(source) && self.body_of(by_record)
+        };
+        self.body_of(record) || self.replaced.get(&source).is_some_and(|all| all.iter().any(over))
     }
 
+    /// Whether all that belong together with a record are here, with their bodies.
     fn group_works(&self, held: &Held) -> bool {
+        if !self.rules.together {
+            return true;
+        }
         let Some(group) = held.record.together else { return true };
         let Some(first) = held.number.checked_sub(group.index.into()) else { return true };
         let Some(numbers) = self.numbers.get(&held.author) else { return true };
@@ -312,7 +329,7 @@ impl Engine {
                     if member.record.together.is_none_or(|t| (t.index, t.count) != (index, group.count)) {
                         return true; // the author ended in the midst of it: it never was one
                     }
-                    all &= self.body_of(&member.record) || self.replaced.contains(hash);
+                    all &= self.body_or_over(hash, &member.record) || self.replaced.contains_key(hash);
                 }
                 // Not here yet; or, under what was seen, forgotten since something replaced it.
                 None => all &= seen >= number,
@@ -325,14 +342,18 @@ impl Engine {
     fn refresh(&mut self) {
         while let Some(id) = self.dirty.pop_first() {
             let Some(node) = self.nodes.get(&id) else { continue };
-            let works: HashSet<RecordHash> =
-                node.tops().iter().filter(|h| node.records.get(h).is_some_and(|r| self.works(r))).copied().collect();
+            let tied = |h: &&RecordHash| node.records.get(h).is_some_and(|r| self.group_works(r));
+            let body = |h: &&RecordHash| node.records.get(h).is_some_and(|r| self.body_of(&r.record));
+            // All of them: where a record works without its body, those under it are asked again too.
+            let all = node.records.keys().filter(|h| node.is_fragile() || node.tops().contains(h)).filter(tied);
+            let (whole, carried): (HashSet<RecordHash>, HashSet<RecordHash>) = all.copied().partition(|h| body(&h));
             let Some(mut node) = self.nodes.remove(&id) else { continue };
-            node.resolve(&self.rules, |hash, _| works.contains(hash));
+            node.resolve(&self.rules, &whole, &carried);
             self.tree.set(id, &node.shown);
             let missing = |h: &RecordHash| {
-                let content = node.records.get(h)?.record.content()?;
-                (!self.has_body(&content.root) && !self.replaced.contains(h)).then_some(*content)
+                let record = &node.records.get(h)?.record;
+                let content = record.content()?;
+                (!self.body_or_over(h, record) && !self.replaced.contains_key(h)).then_some(*content)
             };
             let mut wants: Vec<Content> = node.tops().iter().filter_map(missing).collect();
             wants.sort();
@@ -413,7 +434,16 @@ impl Engine {
         self.requeue_all();
     }
 
-    /// What changed of it since the last call, for the index.
+    /// A file that the disk shows was found damaged and is no longer there: it is put again once its body is whole.
+    pub fn handle_damage(&mut self, file: &FileId) {
+        if let Some(node) = self.disk.node_of(file) {
+            self.remove_disk(&node);
+            self.requeue(node);
+        }
+    }
+
+    /// What changed of it since the last call, for the index; durable before the next record is handed in, so that
+    /// a crash leaves it behind by the last steps at most.
     pub fn take_disk_changes(&mut self) -> Vec<(NodeId, Option<DiskNode>)> {
         self.refresh();
         self.disk.take_changed()

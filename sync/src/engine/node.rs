@@ -21,6 +21,10 @@ pub(super) struct Node {
     pub records: HashMap<RecordHash, Held>,
     /// Every record that no effective record has seen: the effective ones among them are the heads.
     tops: Vec<RecordHash>,
+    /// Known to be replaced though the records between are forgotten: shown only while nothing else can be.
+    doomed: HashSet<RecordHash>,
+    /// A record took effect without its body: whatever changes, all are asked again.
+    fragile: bool,
     pub shown: Shown,
 }
 
@@ -54,27 +58,59 @@ pub(super) struct Side {
 type Source = fn(&Live) -> Option<RecordHash>;
 
 impl Node {
-    /// Brings tops and state up to date. `effective`: whether a record's body is here and its group whole.
-    pub fn resolve(&mut self, rules: &Rules, effective: impl Fn(&RecordHash, &Held) -> bool) {
-        let records = &self.records;
-        let held = |h: &RecordHash| records.get(h);
-        let mut works: Vec<RecordHash> =
-            self.tops.iter().filter(|h| held(h).is_some_and(|r| effective(h, r))).copied().collect();
-        if self.tops.len() > 1 && !works.is_empty() {
-            let mut old = HashSet::new();
-            for hash in &works {
-                let direct = held(hash).into_iter().flat_map(|r| seen(&r.record));
-                old.extend(direct.filter(|h| h != hash));
-            }
-            if self.tops.iter().filter(|h| !old.contains(*h)).count() > 1 {
-                // Apart from each other, or through others: the whole of what they saw decides.
-                old.extend(works.iter().flat_map(|h| self.past(h)));
-            }
-            self.tops.retain(|h| !old.contains(h));
-            works.retain(|h| !old.contains(h));
+    /// Brings tops and state up to date. `whole`: records whose body is here, and all that belongs together with
+    /// them; `carried`: those that lack nothing but their own body.
+    pub fn resolve(&mut self, rules: &Rules, whole: &HashSet<RecordHash>, carried: &HashSet<RecordHash>) {
+        if std::mem::take(&mut self.fragile) {
+            self.reconsider();
+        }
+        let mut works: Vec<RecordHash> = self.tops.iter().filter(|h| whole.contains(h)).copied().collect();
+        self.supersede(&mut works);
+        // A rename that carries a content which what is shown replaced takes effect without it: nobody may have it.
+        let over: Vec<RecordHash> =
+            self.tops.iter().filter(|h| carried.contains(h) && self.is_over(h, &works)).copied().collect();
+        if !over.is_empty() {
+            self.fragile = true;
+            works.extend(over);
+            self.supersede(&mut works);
+        }
+        if works.iter().any(|h| !self.doomed.contains(h)) {
+            works.retain(|h| !self.doomed.contains(h));
+            self.tops.retain(|h| !self.doomed.contains(h));
         }
         works.sort();
         self.shown = self.state(rules, &works);
+    }
+
+    /// Takes out what others of the records that work have seen.
+    fn supersede(&mut self, works: &mut Vec<RecordHash>) {
+        if self.tops.len() < 2 || works.is_empty() {
+            return;
+        }
+        let direct = |h: &RecordHash| self.records.get(h).map(|r| r.record.replaces.clone()).unwrap_or_default();
+        let mut old: HashSet<RecordHash> = works.iter().flat_map(direct).collect();
+        if self.tops.iter().filter(|h| !old.contains(*h)).count() > 1 {
+            // Apart from each other, or through others: the whole of what they saw decides.
+            old.extend(works.iter().flat_map(|h| self.past(h)));
+        }
+        self.tops.retain(|h| !old.contains(h));
+        works.retain(|h| !old.contains(h));
+    }
+
+    /// Whether the content that a record carries was replaced by what others of the heads show.
+    fn is_over(&self, hash: &RecordHash, works: &[RecordHash]) -> bool {
+        let source = |h: &RecordHash| Some(self.records.get(h)?.record.live()?.content_from.unwrap_or(*h));
+        let Some(from) = source(hash) else { return false };
+        works.iter().any(|h| {
+            source(h).is_some_and(|other| other != from)
+                && self.values(&self.past(h), |l| l.content_from).contains(&from)
+        })
+    }
+
+    /// Whose values of a field were seen by who replaced `past`: set there, or carried.
+    fn values(&self, past: &HashSet<RecordHash>, source: Source) -> HashSet<RecordHash> {
+        let carried = past.iter().filter_map(|h| source(self.records.get(h)?.record.live()?));
+        past.iter().copied().chain(carried).collect()
     }
 
     pub fn insert(&mut self, hash: RecordHash, held: Held) {
@@ -82,9 +118,17 @@ impl Node {
         self.tops.push(hash);
     }
 
+    pub fn doom(&mut self, hash: RecordHash) {
+        self.doomed.insert(hash);
+    }
+
     /// After records or bodies went away every record is asked again.
     pub fn reconsider(&mut self) {
         self.tops = self.records.keys().copied().collect();
+    }
+
+    pub fn is_fragile(&self) -> bool {
+        self.fragile
     }
 
     pub fn tops(&self) -> &[RecordHash] {
@@ -97,7 +141,7 @@ impl Node {
         let mut todo = vec![*of];
         while let Some(hash) = todo.pop() {
             let Some(held) = self.records.get(&hash) else { continue };
-            todo.extend(seen(&held.record).filter(|h| *h != hash && past.insert(*h)));
+            todo.extend(held.record.replaces.iter().copied().filter(|h| past.insert(*h)));
         }
         past.remove(of);
         past
@@ -115,16 +159,19 @@ impl Node {
             return heads.to_vec();
         }
         let from = |&(hash, live): &(&RecordHash, &Live)| source(live).unwrap_or(*hash);
+        // A value was seen by who replaced the record that set it, or one that carried it.
+        let values: HashMap<&RecordHash, HashSet<RecordHash>> =
+            pasts.iter().map(|(head, past)| (head, self.values(past, source))).collect();
         let stale = |one: &(&RecordHash, &Live)| {
             heads.iter().any(|other| {
-                from(other) != from(one) && pasts.get(other.0).is_some_and(|past| past.contains(&from(one)))
+                from(other) != from(one) && values.get(other.0).is_some_and(|seen| seen.contains(&from(one)))
             })
         };
         let keep: Vec<_> = heads.iter().filter(|one| !stale(one)).copied().collect();
         if keep.is_empty() { heads.to_vec() } else { keep }
     }
 
-    fn state(&self, rules: &Rules, heads: &Vec<RecordHash>) -> Shown {
+    fn state(&self, rules: &Rules, heads: &[RecordHash]) -> Shown {
         let all: Vec<(&RecordHash, &Record)> =
             heads.iter().filter_map(|h| Some((h, &self.records.get(h)?.record))).collect();
         let kind = all.last().map(|(_, r)| r.kind);
@@ -136,7 +183,7 @@ impl Node {
         let pasts: HashMap<RecordHash, HashSet<RecordHash>> =
             if all.len() > 1 { heads.iter().map(|h| (*h, self.past(h))).collect() } else { HashMap::new() };
         let mut shown =
-            Shown { kind, live: !live.is_empty(), cover: heads.clone(), heads: heads.clone(), ..Shown::default() };
+            Shown { kind, live: !live.is_empty(), cover: heads.to_vec(), heads: heads.to_vec(), ..Shown::default() };
         if live.is_empty() {
             // Where a dead folder was, since what lives in it keeps it there.
             let graves = all.iter().map(|(h, r)| {
@@ -187,13 +234,4 @@ impl Node {
         }
         shown
     }
-}
-
-/// What a record names: what it replaces, and who set its fields, which its author has seen too.
-pub(super) fn seen(record: &Record) -> impl Iterator<Item = RecordHash> + '_ {
-    let from = match &record.state {
-        crate::record::State::Dead(grave) => [grave.places_from, None, None],
-        crate::record::State::Live(live) => [live.places_from, live.content_from, live.attrs_from],
-    };
-    record.replaces.iter().copied().chain(from.into_iter().flatten())
 }

@@ -6,10 +6,10 @@ use std::collections::{BTreeSet, HashSet};
 
 use keymgr::ids::{DeviceId, FileId, Locator, NodeId, RecordHash, StoreName};
 
-use super::author::Commit;
+use super::author::{Commit, in_order};
 use super::node::Shown;
 use super::{Engine, EntryId};
-use crate::record::{Content, Grave, Kind, Live, MAX_REPLACES, Place, Record, State};
+use crate::record::{Content, Grave, Kind, Live, Place, Record, State};
 
 const COPY_NODE: &str = "kith.v1 node of a conflict's loser";
 const COPY_FILE: &str = "kith.v1 file of a conflict's loser";
@@ -133,11 +133,13 @@ impl Engine {
         let shown = &known.shown;
         let kind = shown.kind.unwrap_or(Kind::Folder);
         let Some(mut live) = self.live_shown(&node, shown) else { return Vec::new() };
-        let record = |node, kind, mut replaces: Vec<RecordHash>, state| {
-            replaces.sort();
-            replaces.dedup();
-            replaces.truncate(MAX_REPLACES);
-            Record { share: self.share, node, kind, replaces, state, together: None }
+        let record = |node, kind, replaces: Vec<RecordHash>, state| {
+            let writer = |h: &RecordHash| self.record(h)?.record.live()?.content_from;
+            let writers: Vec<RecordHash> =
+                replaces.iter().filter_map(writer).filter(|h| !known.tops().contains(h)).collect();
+            let mut record = Record { share: self.share, node, kind, replaces, state, together: None };
+            in_order(&mut record, writers);
+            record
         };
         let mut drafts = Vec::new();
         match what {
@@ -196,20 +198,30 @@ impl Engine {
     /// and this disk has not shown them yet.
     fn live_shown(&self, node: &NodeId, shown: &Shown) -> Option<Live> {
         let side = shown.contents.first();
-        let disk = self.disk.get(node);
-        let attrs = if shown.attrs_for == side.map(|s| s.content.file) || !shown.live {
-            shown.attrs.clone()
-        } else {
-            let fits = |d: &&super::DiskNode| d.attrs_from == shown.attrs_from && d.content == side.map(|s| s.content);
-            disk.filter(fits)?.attrs.clone()
-        };
+        let mut attrs = shown.attrs.clone();
+        let mut attrs_from = shown.attrs_from;
+        if shown.live && shown.attrs_for != side.map(|s| s.content.file) {
+            match self.disk.get(node) {
+                Some(disk) => {
+                    let fits = disk.attrs_from == shown.attrs_from && disk.content == side.map(|s| s.content);
+                    attrs = Some(disk).filter(|_| fits)?.attrs.clone();
+                }
+                // Another entry has its name, so this disk never shows it: those that came with the content.
+                None => {
+                    let head = side?.head;
+                    let live = self.record(&head)?.record.live()?;
+                    attrs = live.attrs.clone();
+                    attrs_from = Some(live.attrs_from.unwrap_or(head));
+                }
+            }
+        }
         Some(Live {
             places: shown.places.clone(),
             places_from: shown.places_from,
             content: side.map(|s| s.content),
             content_from: side.map(|s| s.from),
             attrs,
-            attrs_from: shown.attrs_from,
+            attrs_from,
         })
     }
 }

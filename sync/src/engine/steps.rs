@@ -169,6 +169,7 @@ impl Engine {
     }
 
     fn start(&mut self, node: NodeId, step: Step, after: Option<DiskNode>) -> (StepId, Step) {
+        self.steps.unwait(&node);
         self.steps.last += 1;
         let id = StepId(self.steps.last);
         self.steps.flight = Some(Flight { id, node, after });
@@ -391,6 +392,8 @@ impl Engine {
                 content_from: shows.content_from,
                 attrs: attrs.clone(),
                 attrs_from: shows.attrs_from,
+                // Whoever edits now has seen this content, and not what it took the place of in a conflict.
+                basis: shows.basis.clone(),
                 ..disk.clone()
             };
             for place in &mut after.places {
