@@ -255,7 +255,7 @@ class Cut:
 
 
 def open_attrs(keys, id, raw):
-    need(32 <= len(raw) <= 40960, "no attributes' length")
+    need(32 <= len(raw) <= 40704, "no attributes' length")
 
     def use(epoch):
         about = bytes([VERSION]) + raw[:4] + id

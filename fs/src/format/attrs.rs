@@ -8,8 +8,8 @@ use super::seal::{Cipher, NONCE, TAG};
 use super::tag::EpochTag;
 use super::{Refused, VERSION, field};
 
-/// The most bytes of attributes, sealed: what a record has room for.
-pub const MAX: usize = 40 * 1024;
+/// The most bytes of attributes, sealed: what a record has room for beside a folder's header.
+pub const MAX: usize = 40 * 1024 - super::HEADER;
 const FRONT: usize = EpochTag::LEN + NONCE + TAG;
 
 /// What a node shows besides its content and its places.
