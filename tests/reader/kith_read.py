@@ -4,9 +4,11 @@
     kith_read.py [--keys DIR] (--passfile FILE | --keyfile FILE) STORE list
     kith_read.py [--keys DIR] (--passfile FILE | --keyfile FILE) STORE cat PATH
     kith_read.py [--keys DIR] (--passfile FILE | --keyfile FILE) STORE extract FOLDER
+    kith_read.py [--keys DIR] (--passfile FILE | --keyfile FILE) STORE verify
 
+`verify` compares the store with its records: every file's length and root, and that no entry is missing or too many.
 `list` prints a line for each entry: kind, mode, size, path (escaped). What is refused is told on standard error, and the
-exit code is then 1. Records are not read: an older version put back whole passes here, as it does for any backup tool.
+exit code is then 1. Without `verify` an older version put back whole passes, as it does with any backup tool.
 """
 import argparse
 import os
@@ -15,14 +17,18 @@ import stat
 import sys
 
 import kith_format as fmt
+import kith_records
 import kith_vault
 
 SIDECAR, OTHERS, MODE = ".kith-name-", "user.kith.locators", "user.kith.mode"
 
 
 class Entry:
-    def __init__(self, path, disk, kind, header, size, target=None):
-        self.path, self.disk, self.kind, self.header, self.size, self.target = path, disk, kind, header, size, target
+    """`parent` is the node whose name key opens the name, `node` one of a folder's own."""
+
+    def __init__(self, path, disk, kind, header, size, parent, nodes=()):
+        self.path, self.disk, self.kind, self.header, self.size = path, disk, kind, header, size
+        self.parent, self.nodes = parent, nodes
 
 
 class Tree:
@@ -78,8 +84,8 @@ class Tree:
         disk, here = os.path.join(folder, sealed), path + b"/" + name
         mode = os.lstat(disk).st_mode
         if stat.S_ISDIR(mode):
-            self.attributes(disk, nodes)
-            yield Entry(here, disk, "folder", None, 0)
+            self.attributes(disk, self.nodes_of(disk))
+            yield Entry(here, disk, "folder", None, 0, node, self.nodes_of(disk))
             yield from self.folder(disk, here, places=[(node, name, epoch)])
             return
         fmt.need(stat.S_ISREG(mode), "neither file nor folder")
@@ -89,7 +95,10 @@ class Tree:
         locators = [header.locator] + others(disk)
         fmt.need(fmt.locator(self.keys, epoch, node, name, header.id) in locators, "a file that lies elsewhere")
         self.attributes(disk, [header.id])
-        yield Entry(here, disk, fmt.KINDS[header.kind], header, fmt.size_of(length))
+        yield Entry(here, disk, fmt.KINDS[header.kind], header, fmt.size_of(length), node)
+
+    def nodes_of(self, disk):
+        return [bytes.fromhex(name[6:]) for name in os.listdir(disk) if re.fullmatch(r"\.kith-[0-9a-f]{32}", name)]
 
     def attributes(self, disk, ids):
         """Extended attributes, each of which must open for the file or for a node of the folder."""
@@ -116,6 +125,37 @@ class Tree:
     def refuse(self, path, name, why):
         self.refused.append((path, name))
         print(f"refused: {show(path)}/ ({name}): {why}", file=sys.stderr)
+
+
+def verify(store, share, tree):
+    try:
+        records = kith_records.load(store, share)
+    except fmt.Refused as why:
+        print(f"refused: {why}", file=sys.stderr)
+        return 1
+    want, bad = {}, 0
+    for node, candidates in kith_records.current(records).items():
+        for record in candidates:
+            for parent, name, _ in record.places:
+                id = record.content["file"] if record.content else node
+                want.setdefault((parent, name, id), []).append(record)
+    for entry in tree.entries():
+        ids = [entry.header.id] if entry.header else entry.nodes
+        found = [record for id in ids for record in want.pop((entry.parent, os.path.basename(entry.disk), id), [])]
+        why = None if found else "no record has it"
+        if found and entry.header:
+            with open(entry.disk, "rb") as f:
+                raw = f.read()
+            fits = [r for r in found if (r.content["length"], r.content["root"]) == (len(raw), fmt.root(raw)) and r.kind == entry.kind]
+            why = None if fits else "it differs from its record"
+        if why:
+            print(f"refused: {show(entry.path)}: {why}", file=sys.stderr)
+            bad += 1
+    for (parent, name, _), found in want.items():
+        print(f"refused: {name} in {parent.hex()}: it is missing", file=sys.stderr)
+        bad += 1
+    print(f"{len(records)} records, {bad} differences")
+    return 1 if bad or tree.refused else 0
 
 
 def places_of(keys, places, id):
@@ -152,7 +192,7 @@ def main():
     parser.add_argument("--passfile")
     parser.add_argument("--keyfile")
     parser.add_argument("store")
-    parser.add_argument("what", choices=["list", "cat", "extract"])
+    parser.add_argument("what", choices=["list", "cat", "extract", "verify"])
     parser.add_argument("path", nargs="?")
     args = parser.parse_args()
     secret = {}
@@ -170,6 +210,8 @@ def main():
     except fmt.Refused as why:
         sys.exit(f"refused: {why}")
     tree, found = Tree(args.store, shares[root]), False
+    if args.what == "verify":
+        sys.exit(verify(args.store, root, tree))
     for entry in tree.entries():
         mode = true_mode(entry.disk)
         if args.what == "list":
