@@ -36,6 +36,7 @@ use crate::record::{Author, Content};
 use crate::{bodies, log};
 
 pub use author::Observed;
+pub use start::Opened;
 pub use status::Status;
 
 #[derive(Debug, thiserror::Error)]
