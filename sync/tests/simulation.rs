@@ -10,6 +10,7 @@ mod sim;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use sim::{Options, universe};
+use sync::engine::Rules;
 
 fn env(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
@@ -62,4 +63,66 @@ fn all_universes_heal() {
     let seeds: Vec<u64> = bad.iter().map(|(seed, _)| *seed).collect();
     assert!(bad.is_empty(), "{} of {count} universes went wrong: {seeds:?}\n{:#?}", bad.len(), bad.first());
     assert!(conflicts > 0, "no universe had a conflict: the simulation is too tame");
+}
+
+/// Without a rule some universe goes wrong, with one of `kinds` in its outcome. `hint`: where to begin the search.
+fn goes_wrong(hint: u64, options: Options, kinds: &[&str]) -> bool {
+    let mut first = hint;
+    while first < hint + 4000 {
+        let (bad, _) = run(first, 50, options);
+        if let Some((seed, bad)) = bad.iter().find(|(_, bad)| bad.iter().any(|b| kinds.iter().any(|k| b.contains(k)))) {
+            eprintln!("seed {seed}: {bad:?}");
+            return true;
+        }
+        first += 50;
+    }
+    false
+}
+
+fn without(off: impl FnOnce(&mut Rules)) -> Options {
+    let mut options = Options::default();
+    off(&mut options.rules);
+    options
+}
+
+#[test]
+fn an_edit_in_a_conflict_that_replaces_the_other_side_loses_it() {
+    assert!(goes_wrong(0, without(|r| r.dot = false), &["lost"]));
+}
+
+#[test]
+fn a_folder_hidden_by_its_tombstone_hides_what_lives_in_it() {
+    assert!(goes_wrong(0, without(|r| r.adddel = false), &["lost"]));
+}
+
+#[test]
+fn a_cycle_that_is_not_cut_hangs_nowhere() {
+    assert!(goes_wrong(0, without(|r| r.cycle = false), &["lost", "differs"]));
+}
+
+#[test]
+fn a_delete_that_beats_what_it_had_not_seen_loses_it() {
+    assert!(goes_wrong(0, without(|r| r.delseen = false), &["lost"]));
+}
+
+#[test]
+fn without_the_frontier_what_was_forgotten_comes_back() {
+    assert!(goes_wrong(0, without(|r| r.frontier = false), &["back", "differs", "rest"]));
+}
+
+#[test]
+fn a_record_without_its_body_cannot_be_shown() {
+    assert!(goes_wrong(0, without(|r| r.bodies = false), &["panicked", "lost"]));
+}
+
+#[test]
+fn records_named_by_author_and_number_lose_what_a_restored_backup_writes() {
+    assert!(goes_wrong(0, Options { branch: false, ..Options::default() }, &["lost", "differs"]));
+}
+
+#[test]
+fn fields_that_do_not_merge_apart_make_more_conflicts() {
+    let (_, with) = run(0, 400, Options::default());
+    let (_, off) = run(0, 400, without(|r| r.fields = false));
+    assert!(off > with + with / 4, "{with} conflicts with the rule, {off} without");
 }

@@ -15,7 +15,7 @@ const NODE_CONTEXT: &str = "kith.v1 node of a file";
 pub(super) enum Commit {
     Nothing,
     Gone,
-    Shows(DiskNode),
+    Shows(Box<DiskNode>),
 }
 
 /// A name taken by a file that has not settled: its records wait for its content.
@@ -49,6 +49,8 @@ struct Listing {
     nodes: BTreeMap<NodeId, Vec<Seen>>,
     /// Spots that an unsettled file holds: whoever had them is left alone.
     held: HashSet<Spot>,
+    /// Spots of folders that were listed before, whose file settled now: whoever had them has them no more.
+    retaken: HashSet<Spot>,
 }
 
 impl Engine {
@@ -68,6 +70,7 @@ impl Engine {
             nodes.extend(self.disk.children(folder).map(|(_, n)| n));
             nodes.insert(*folder);
         }
+        nodes.extend(listing.retaken.iter().flat_map(|spot| self.disk.at(spot)));
         nodes.extend(seen.files.iter().filter_map(|f| self.disk.node_of(&f.file)));
         let attrs: HashMap<NodeId, &Vec<u8>> = seen.folders.iter().map(|f| (f.node, &f.attrs)).collect();
         let mut changes: Vec<Change> = Vec::new();
@@ -95,6 +98,7 @@ impl Engine {
                 && files.contains_key(&file)
             {
                 names.push((spot.clone(), pending.entry.clone()));
+                listing.retaken.insert(spot.clone());
             }
         }
         let here: HashSet<EntryId> = names.iter().map(|(_, e)| e.id).collect();
@@ -221,11 +225,11 @@ impl Engine {
             let stays = match &place.spot {
                 None => true,
                 Some(_) if place.aside => true,
-                Some(spot) => {
-                    (listing.held.contains(spot) && seen.is_empty())
-                        || (!listing.listed.contains(&spot.folder) && !(is_folder && !seen.is_empty()))
-                        || seen.iter().any(|s| s.spot == *spot)
-                }
+                Some(spot) if seen.is_empty() && listing.held.contains(spot) => true,
+                Some(spot) if seen.iter().any(|s| s.spot == *spot) => true,
+                // A folder has one name: that it is seen elsewhere says that this one went.
+                Some(_) if is_folder && !seen.is_empty() => false,
+                Some(spot) => !listing.listed.contains(&spot.folder) && !listing.retaken.contains(spot),
             };
             if stays {
                 places.push(place.clone());
@@ -306,7 +310,7 @@ impl Engine {
                 attrs_from: None,
             };
             let record = record(basis, kind, State::Live(live), self.share);
-            return Some(Change { node, record, commit: Commit::Shows(new), leaves, takes });
+            return Some(Change { node, record, commit: Commit::Shows(Box::new(new)), leaves, takes });
         };
         let mut new = DiskNode { places, ..old.clone() };
         let moved = names(&old.places) != names(&new.places);
@@ -355,7 +359,7 @@ impl Engine {
             live.places_from = shown.places_from;
         }
         let record = record(old.basis.clone(), old.kind, State::Live(live), self.share);
-        Some(Change { node, record, commit: Commit::Shows(new), leaves, takes })
+        Some(Change { node, record, commit: Commit::Shows(Box::new(new)), leaves, takes })
     }
 
     /// A record's live state from what the disk shows: fields that did not change keep their source.
@@ -435,7 +439,7 @@ impl Engine {
                 if shows.content.is_some() {
                     shows.content_from.get_or_insert(hash);
                 }
-                self.put_disk(node, shows);
+                self.put_disk(node, *shows);
             }
         }
     }

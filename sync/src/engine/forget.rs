@@ -91,6 +91,12 @@ impl Engine {
         }
         self.heads.merge(heads);
         self.floor.merge(floor);
+        // Members that were missing of a group may be known to be forgotten now.
+        let tied = |h: &RecordHash, node: &super::node::Node| {
+            node.records.get(h).is_some_and(|held| held.record.together.is_some())
+        };
+        let groups = self.nodes.iter().filter(|(_, node)| node.tops().iter().any(|h| tied(h, node)));
+        self.dirty.extend(groups.map(|(id, _)| *id));
         self.drop_records(gone)
     }
 

@@ -8,7 +8,6 @@ mod author;
 mod disk;
 mod forget;
 mod heads;
-mod lost;
 mod node;
 mod observation;
 mod settle;

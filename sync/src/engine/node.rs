@@ -204,7 +204,7 @@ impl Node {
             .into_iter()
             .filter_map(|(h, l)| Some(Side { from: l.content_from.unwrap_or(*h), head: *h, content: l.content? }))
             .collect();
-        sides.sort_by(|a, b| (b.from, b.head).cmp(&(a.from, a.head)));
+        sides.sort_by_key(|s| std::cmp::Reverse((s.from, s.head)));
         let winner = sides.first().map(|side| side.content);
         let others: HashSet<RecordHash> = sides.iter().filter(|s| Some(s.content) != winner).map(|s| s.from).collect();
         let mut values = HashSet::new();

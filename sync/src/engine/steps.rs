@@ -112,8 +112,14 @@ pub(super) struct Target {
 
 enum Plan {
     Nothing,
-    Do(Step, Option<DiskNode>),
+    Do(Box<Step>, Option<Box<DiskNode>>),
     Wait(Wait),
+}
+
+impl Plan {
+    fn step(step: Step, after: Option<DiskNode>) -> Self {
+        Self::Do(Box::new(step), after.map(Box::new))
+    }
 }
 
 impl Queue {
@@ -163,7 +169,7 @@ impl Engine {
             match self.plan(&node) {
                 Plan::Nothing => {}
                 Plan::Wait(wait) => self.steps.wait(node, wait),
-                Plan::Do(step, after) => return Some(self.start(node, step, after)),
+                Plan::Do(step, after) => return Some(self.start(node, *step, after.map(|after| *after))),
             }
         }
     }
@@ -279,20 +285,20 @@ impl Engine {
                 }
                 let Some(at) = disk.spots().next().cloned() else { return Plan::Nothing };
                 let split = self.disk.headers(node).len() > 1;
-                return Plan::Do(Step::RemoveFolder { node: *node, at, split }, None);
+                return Plan::step(Step::RemoveFolder { node: *node, at, split }, None);
             };
             let at = disk.spots().cloned().collect();
-            return Plan::Do(Step::RemoveFile { node: *node, at, content }, None);
+            return Plan::step(Step::RemoveFile { node: *node, at, content }, None);
         };
         let Some(disk) = self.disk.get(node) else { return self.plan_new(node, target) };
         if disk.kind != target.disk.kind {
             // Records of two kinds: never by a kind author. What is here goes, then the other comes.
             let at: Vec<Spot> = disk.spots().cloned().collect();
             return match (disk.content, at.first()) {
-                (Some(content), _) => Plan::Do(Step::RemoveFile { node: *node, at, content }, None),
+                (Some(content), _) => Plan::step(Step::RemoveFile { node: *node, at, content }, None),
                 (None, Some(at)) if self.disk.is_empty(node) => {
                     let split = self.disk.headers(node).len() > 1;
-                    Plan::Do(Step::RemoveFolder { node: *node, at: at.clone(), split }, None)
+                    Plan::step(Step::RemoveFolder { node: *node, at: at.clone(), split }, None)
                 }
                 _ => Plan::Wait(Wait::Empty(*node)),
             };
@@ -311,7 +317,7 @@ impl Engine {
             let at = disk.spots().next().cloned();
             let attrs = shows.attrs.clone();
             let after = DiskNode { attrs: attrs.clone(), attrs_from: shows.attrs_from, ..disk.clone() };
-            return Plan::Do(Step::Dress { node: *node, at, attrs, attrs_for }, Some(after));
+            return Plan::step(Step::Dress { node: *node, at, attrs, attrs_for }, Some(after));
         }
         // All that it shows is as the records say: an edit from now on has seen them.
         let attrs = if disk.attrs_from == shows.attrs_from { disk.attrs.clone() } else { shows.attrs.clone() };
@@ -345,7 +351,7 @@ impl Engine {
                 Err(wait) => Plan::Wait(wait),
                 Ok(join) => {
                     let attrs = after.attrs.clone();
-                    Plan::Do(Step::MakeFolder { node: *node, at, locator, attrs, join }, Some(after))
+                    Plan::step(Step::MakeFolder { node: *node, at, locator, attrs, join }, Some(after))
                 }
             };
         }
@@ -356,7 +362,7 @@ impl Engine {
         }
         only(&mut after, &at);
         let attrs = after.attrs.clone();
-        Plan::Do(Step::PutFile { node: *node, kind: after.kind, at, content, attrs, attrs_for }, Some(after))
+        Plan::step(Step::PutFile { node: *node, kind: after.kind, at, content, attrs, attrs_for }, Some(after))
     }
 
     /// Of a file's names those that can be made now, and what the first of the others waits for.
@@ -400,7 +406,7 @@ impl Engine {
                 place.place.locator = locator(place);
             }
             let attrs_for = target.attrs_for;
-            return Plan::Do(Step::Replace { node: *node, at, old, content, attrs, attrs_for }, Some(after));
+            return Plan::step(Step::Replace { node: *node, at, old, content, attrs, attrs_for }, Some(after));
         }
         let entries = |d: &DiskNode| -> BTreeSet<(Spot, Locator)> {
             d.places.iter().filter_map(|p| Some((p.spot.clone()?, p.place.locator))).collect()
@@ -414,7 +420,7 @@ impl Engine {
         match wait {
             // Nothing new can be made now: what is there stays until it can.
             Some(wait) if to.is_empty() || entries(disk) == entries(&after) => Plan::Wait(wait),
-            _ => Plan::Do(Step::MoveFile { node: *node, content, from, to }, Some(after)),
+            _ => Plan::step(Step::MoveFile { node: *node, content, from, to }, Some(after)),
         }
     }
 
@@ -433,7 +439,7 @@ impl Engine {
         if from == to {
             let (split, join) = (false, false);
             let entries = Vec::new();
-            return Plan::Do(Step::MoveFolder { node: *node, from, to, locator, split, join, entries }, Some(after));
+            return Plan::step(Step::MoveFolder { node: *node, from, to, locator, split, join, entries }, Some(after));
         }
         if self.disk.above(&to.folder).is_some_and(|path| self.directory_has(&path, node)) {
             return Plan::Wait(Wait::Above(self.root));
@@ -447,7 +453,7 @@ impl Engine {
                 } else {
                     Vec::new()
                 };
-                Plan::Do(Step::MoveFolder { node: *node, from, to, locator, split, join, entries }, Some(after))
+                Plan::step(Step::MoveFolder { node: *node, from, to, locator, split, join, entries }, Some(after))
             }
         }
     }

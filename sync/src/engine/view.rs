@@ -200,7 +200,7 @@ impl Tree {
         let claims = self.slots.entry(spot.clone()).or_default();
         claims.push(claim);
         if claims.len() > 1 {
-            claims.sort_by(|a, b| b.rank.cmp(&a.rank));
+            claims.sort_by_key(|c| std::cmp::Reverse(c.rank));
             self.touched.extend(claims.iter().map(|c| c.rank.1));
             self.crowded.insert(spot);
         }

@@ -222,13 +222,8 @@ impl Device {
             assert!(n < 20_000, "{}: steps without end", self.name);
             let Some((id, step)) = self.engine.poll_step() else { break };
             let Durable { disk, bodies, .. } = &mut self.kept;
-            let here = |root: &Root| {
-                let there = bodies.contains(root) || !self.rules.bodies;
-                there.then(|| oracle.texts.get(root).cloned()).flatten()
-            };
-            let from_tree = disk.inodes.values().map(|i| i.root).collect::<HashSet<_>>();
-            let text =
-                |root: &Root| here(root).or_else(|| from_tree.contains(root).then(|| oracle.texts[root].clone()));
+            let here: HashSet<Root> = disk.inodes.values().map(|i| i.root).chain(bodies.iter().copied()).collect();
+            let text = |root: &Root| here.contains(root).then(|| oracle.texts[root].clone());
             let (done, old) = disk.execute(&self.engine, &step, text);
             if trace() {
                 eprintln!("    {} {step:?} -> {done:?}", self.name);

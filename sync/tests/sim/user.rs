@@ -9,7 +9,7 @@ use super::disk::{Entry, Inode, ROOT, locator, root_of, seal};
 use super::rng::Rng;
 
 /// One act. `n` makes contents and ids of this universe unique.
-pub fn act(device: &mut Device, rng: &mut Rng, n: u64) -> Option<String> {
+pub fn act(device: &mut Device, rng: &mut Rng, n: u64, folders: bool) -> Option<String> {
     let dirs = device.kept.disk.walk();
     let (path, dir) = rng.pick(&dirs)?.clone();
     let plain = ["a", "b", "c", "d"][rng.below(4)];
@@ -21,7 +21,9 @@ pub fn act(device: &mut Device, rng: &mut Rng, n: u64) -> Option<String> {
             .collect()
     };
     let text = format!("{who}{n}");
-    match rng.below(26) {
+    // Some universes are mostly about folders that are moved into each other.
+    let act = if folders { [0, 4, 4, 4, 7, 12, 13, 14, 15, 16, 17, 18][rng.below(12)] } else { rng.below(26) };
+    match act {
         0..=3 if here.is_none() => {
             create(device, rng, dir, plain, &text);
             Some(format!("{who} creates {path}/{plain} {text}"))
@@ -68,7 +70,11 @@ pub fn act(device: &mut Device, rng: &mut Rng, n: u64) -> Option<String> {
         }
         14..=19 => {
             let (from_path, from) = rng.pick(&dirs)?.clone();
-            let (old_plain, name, entry) = rng.pick(&device.kept.disk.list(from))?.clone();
+            let mut list = device.kept.disk.list(from);
+            if folders && rng.chance(80) {
+                list.retain(|(_, _, e)| matches!(e, Entry::Dir(_)));
+            }
+            let (old_plain, name, entry) = rng.pick(&list)?.clone();
             if from == dir && old_plain == plain {
                 return None;
             }

@@ -41,6 +41,7 @@ struct World {
     gone: HashSet<String>,
     backups: BTreeMap<usize, Durable>,
     silent: Option<usize>,
+    folders: bool,
     courier: bool,
     clock: u64,
 }
@@ -68,9 +69,11 @@ impl World {
             .collect();
         let silent = (count > 2 && rng.chance(25)).then_some(0);
         let courier = blind == 1 && rng.chance(35);
+        let folders = rng.chance(25);
         Self {
             rng,
             devices,
+            folders,
             oracle: Oracle::default(),
             never: HashSet::new(),
             excused: HashSet::new(),
@@ -83,7 +86,7 @@ impl World {
     }
 
     fn say(&self, text: &str) {
-        if trace() {
+        if trace() && !text.is_empty() {
             eprintln!("{text}");
         }
     }
@@ -97,11 +100,8 @@ impl World {
                 self.clock += 1;
                 let clock = self.clock;
                 let device = &mut self.devices[i];
-                if let Some(said) = user::act(device, &mut self.rng, clock) {
-                    if trace() {
-                        eprintln!("{said}");
-                    }
-                }
+                let said = user::act(device, &mut self.rng, clock, self.folders);
+                self.say(&said.unwrap_or_default());
                 if self.rng.chance(70) {
                     self.devices[i].observe(&mut self.oracle);
                     self.hold_back(i);
