@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -34,6 +34,8 @@ pub struct Bodies {
     quarantine: PathBuf,
     /// Chaining values of bodies that were whole here, so that a delta needs no reading.
     groups: Mutex<HashMap<Root, Groups>>,
+    /// What went to quarantine and was not told yet.
+    damage: Mutex<Vec<PathBuf>>,
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -47,7 +49,7 @@ impl Bodies {
             std::fs::create_dir_all(dir).map_err(at(dir))?;
         }
         let [incoming, versions, quarantine] = dirs;
-        let bodies = Self { incoming, versions, quarantine, groups: Mutex::default() };
+        let bodies = Self { incoming, versions, quarantine, groups: Mutex::default(), damage: Mutex::default() };
         // Bodies come without an fsync, since a step makes them durable: what a power cut left of them is not theirs.
         for entry in std::fs::read_dir(&bodies.incoming).map_err(at(&bodies.incoming))?.flatten() {
             let name = entry.file_name();
@@ -85,11 +87,12 @@ impl Bodies {
         if groups.root() != *root {
             return Err(Error::Wrong);
         }
-        let (aside, path) = (self.incoming.join(format!("{root}.part")), self.incoming.join(name(root)));
+        let (aside, path) = (self.incoming.join(format!("{root}.put")), self.incoming.join(name(root)));
         let file = create(&aside).map_err(at(&aside))?;
         let mut bytes = bytes.to_vec();
         root::zero_locator(&mut bytes);
-        file.set_len(bytes.len() as u64).map_err(at(&aside))?;
+        // Cut to nothing first: zeros are left out below, and nothing that was there may show through.
+        file.set_len(0).and_then(|()| file.set_len(bytes.len() as u64)).map_err(at(&aside))?;
         write_sparse(&file, &bytes, 0).map_err(at(&aside))?;
         std::fs::rename(&aside, &path).map_err(at(&path))?;
         self.groups.lock().insert(*root, groups);
@@ -152,6 +155,29 @@ impl Bodies {
         Ok(root)
     }
 
+    /// Takes over a file that was found in the wrong place, with the right bytes.
+    pub fn adopt_found(&self, path: &Path, root: &Root) -> Result<(), Error> {
+        let to = self.incoming.join(name(root));
+        std::fs::rename(path, &to).map_err(at(&to))
+    }
+
+    /// Moves what cannot be verified to quarantine, where it stays.
+    pub fn quarantine(&self, path: &Path, what: &str) -> Result<(), Error> {
+        let to = self.quarantine_path(what);
+        std::fs::rename(path, &to).map_err(at(&to))?;
+        self.damaged(to);
+        Ok(())
+    }
+
+    pub fn damaged(&self, kept_at: PathBuf) {
+        self.damage.lock().push(kept_at);
+    }
+
+    /// What went to quarantine since this was last asked.
+    pub fn take_damage(&self) -> Vec<PathBuf> {
+        std::mem::take(&mut self.damage.lock())
+    }
+
     pub fn incoming(&self) -> &Path {
         &self.incoming
     }
@@ -179,21 +205,42 @@ impl Bodies {
             .unwrap_or_else(|| self.quarantine.join(what))
     }
 
-    /// Removes versions that are older than they are kept and that nothing needs; their roots.
-    pub fn thin(&self, now: SystemTime, needed: impl Fn(&Root) -> bool) -> Vec<Root> {
+    /// Removes versions that nothing needs and that are older than they are kept, then the oldest of the others until
+    /// `most` bytes are left, and what stopped coming as long ago; the roots of all.
+    pub fn thin(&self, now: SystemTime, most: u64, needed: impl Fn(&Root) -> bool) -> Vec<Root> {
+        let mut kept = Vec::new();
+        let mut total = 0;
+        for (versions, dir) in [(true, &self.versions), (false, &self.incoming)] {
+            for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let name = entry.file_name();
+                let root = name.to_str().and_then(|n| n.rsplit_once('.')?.0.parse::<Root>().ok());
+                let Ok(meta) = entry.metadata() else { continue };
+                let age = meta.modified().ok().and_then(|t| now.duration_since(t).ok()).unwrap_or_default();
+                // What is on its way goes by age only.
+                let bytes = if versions { meta.blocks().saturating_mul(512) } else { 0 };
+                total += bytes;
+                if let Some(root) = root.filter(|root| !needed(root)) {
+                    kept.push((age, bytes, versions, root, entry.path()));
+                }
+            }
+        }
+        kept.sort_by(|a, b| b.0.cmp(&a.0));
         let mut gone = Vec::new();
-        for entry in std::fs::read_dir(&self.versions).into_iter().flatten().flatten() {
-            let root = entry.file_name().to_str().and_then(|n| n.strip_suffix(".body")?.parse::<Root>().ok());
-            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| now.duration_since(t).ok());
-            if let (Some(root), Some(age)) = (root, age)
-                && age > KEEP
-                && !needed(&root)
-                && std::fs::remove_file(entry.path()).is_ok()
-            {
+        for (age, bytes, versions, root, path) in kept {
+            if (age > KEEP || (versions && total > most)) && std::fs::remove_file(path).is_ok() {
+                total -= bytes;
                 gone.push(root);
             }
         }
         gone
+    }
+
+    /// How many bytes versions may take: a tenth of the disk.
+    pub fn most(&self) -> u64 {
+        match nix::sys::statvfs::statvfs(&self.versions) {
+            Ok(disk) => (disk.blocks() as u64).saturating_mul(disk.fragment_size() as u64) / 10,
+            Err(_) => u64::MAX,
+        }
     }
 }
 
@@ -238,7 +285,7 @@ impl Partial {
 
     /// Takes the groups that another body has already.
     pub fn take_from(&mut self, base: &Path, groups: &Groups) -> Result<(), Error> {
-        let file = File::open(base).map_err(at(base))?;
+        let file = open(base).map_err(at(base))?;
         for index in 0..self.have.len() {
             if self.have[index] || groups.get(index).is_none() || groups.get(index) != self.groups.get(index) {
                 continue;
@@ -279,7 +326,17 @@ impl Partial {
 
 /// The chaining values of a file on the disk.
 pub fn groups_of_file(path: &Path) -> io::Result<Groups> {
-    let file = File::open(path)?;
+    groups_of_open(&open(path)?)
+}
+
+/// Opens a body for reading: a regular file, and never what a symlink points at.
+pub fn open(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+}
+
+pub fn groups_of_open(file: &File) -> io::Result<Groups> {
     let length = file.metadata()?.len();
     let mut groups = Groups::default();
     for index in 0..root::count(length) {

@@ -13,9 +13,10 @@ use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, RenameFlags, ResolveFlag};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 
-use crate::bodies::Bodies;
+use crate::bodies::{Bodies, groups_of_open};
 use crate::engine::{Done, Engine, EntryId, Spot, Step};
 use crate::record::Content;
+use crate::scan::Clear;
 
 /// Bytes of a folder's header, which the attributes of a folder's record begin with.
 pub const FOLDER_HEADER: usize = 256;
@@ -174,16 +175,14 @@ impl Work<'_> {
             }
             Step::RemoveFile { at, content, .. } => {
                 self.free(content)?;
-                for (i, spot) in at.iter().enumerate() {
+                for spot in at {
                     let place = self.place(spot)?;
-                    if i == 0 {
-                        self.to_versions(&place, content)?
-                    } else {
-                        unlink(&place.dir, place.name, false)?
-                    }
+                    self.keep(&place, content)?;
+                    unlink(&place.dir, place.name, false)?;
                     sync(&place.dir)?;
                     self.folders.push(spot.folder);
                 }
+                self.kept_now(content);
                 self.files.push(EntryId::File(content.file));
                 Ok(())
             }
@@ -205,17 +204,31 @@ impl Work<'_> {
                 self.folders.push(*node);
                 Ok(())
             }
-            Step::Dress { node: _, at, attrs, attrs_for } => {
+            Step::Dress { node, at, attrs, attrs_for } => {
                 if self.busy(attrs_for) {
                     return Err(Stop::Busy);
                 }
                 let path = match at {
                     Some(spot) => self.place(spot)?.path,
-                    None => self.tree.path.clone(),
+                    None => {
+                        self.root_header(node, attrs)?;
+                        self.tree.path.clone()
+                    }
                 };
                 self.dress(&path, *attrs_for, attrs)
             }
         }
+    }
+
+    /// The root is there from the beginning; its header only where fs made it, or once its record has come.
+    fn root_header(&self, node: &NodeId, attrs: &[u8]) -> Result<(), Stop> {
+        let there = beneath(&self.tree.root, Path::new(&header_name(node)), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
+        let locator = attrs.get(LOCATOR).and_then(|l| Locator::from_slice(l).ok());
+        if let (Err(_), Some(locator)) = (there, locator) {
+            self.tree.write_header(&self.tree.root, node, attrs, &locator)?;
+            sync(&self.tree.root)?;
+        }
+        Ok(())
     }
 
     fn place<'s>(&self, spot: &'s Spot) -> Result<Place<'s>, Stop> {
@@ -245,75 +258,107 @@ impl Work<'_> {
         }
         let ((first, locator), others) = at.split_first().ok_or(Stop::Refused)?;
         let place = self.place(first)?;
-        let body = self.body(&content)?;
-        // The body stays whole beside the tree until the names are there: a crash leaves one or the other.
-        let aside = format!(".kith-tmp-{}00", content.file);
-        let made = place.path.with_file_name(&aside);
-        let _ = unlink(&place.dir, &aside, false);
-        match body {
-            Body::Ours(path) => {
-                std::fs::rename(&path, &made).or_else(|_| std::fs::copy(&path, &made).map(drop))?;
-            }
-            Body::Shared(path) => {
-                std::fs::copy(&path, &made)?;
+        if old.is_none() {
+            // All names are free, or none is made: half of them would be taken for somebody else's.
+            for (spot, _) in at {
+                let place = self.place(spot)?;
+                if exists(&place) {
+                    return Err(Stop::Busy);
+                }
             }
         }
-        let file = File::options().write(true).open(&made)?;
+        let aside = format!(".kith-tmp-{}00", content.file);
+        let made = place.path.with_file_name(&aside);
+        unlink(&place.dir, &aside, false)?;
+        self.bring(&place.dir, &aside, content)?;
+        let file = File::from(beneath(&place.dir, Path::new(&aside), OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
         file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
         self.dress(&made, *attrs_for, attrs)?;
         file.sync_all()?;
-        if let Some(old) = old {
-            self.to_versions(&place, old)?;
-        }
-        let flags = if old.is_some() { RenameFlags::empty() } else { RenameFlags::RENAME_NOREPLACE };
+        let flags = if let Some(old) = old {
+            self.keep(&place, old)?;
+            RenameFlags::empty()
+        } else {
+            RenameFlags::RENAME_NOREPLACE
+        };
         rename(&place.dir, &aside, &place.dir, place.name, flags)?;
         sync(&place.dir)?;
         self.folders.push(first.folder);
         for (spot, _) in others {
             let other = self.place(spot)?;
-            let _ = unlink(&other.dir, other.name, false);
-            nix::unistd::linkat(&place.dir, place.name, &other.dir, other.name, nix::fcntl::AtFlags::empty())?;
+            nix::unistd::linkat(&place.dir, place.name, &other.dir, aside.as_str(), nix::fcntl::AtFlags::empty())?;
+            if let Some(old) = old {
+                self.keep(&other, old)?;
+            }
+            rename(&other.dir, &aside, &other.dir, other.name, flags)?;
             sync(&other.dir)?;
             self.folders.push(spot.folder);
+        }
+        if let Some(old) = old {
+            self.kept_now(old);
         }
         self.files.extend(old.map(|old| EntryId::File(old.file)));
         self.files.push(EntryId::File(content.file));
         Ok(())
     }
 
-    /// Where the body comes from: from beside the tree, or from another file of the tree that has the same.
-    fn body(&self, content: &Content) -> Result<Body, Stop> {
-        match self.bodies.whole(&content.root) {
-            Some(path) if path.starts_with(self.bodies.incoming()) => Ok(Body::Ours(path)),
-            Some(path) => Ok(Body::Shared(path)),
-            None => {
-                let names = self.engine.body_in_tree(&content.root).ok_or(Stop::Refused)?;
-                Ok(Body::Shared(self.tree.path_of(&names)))
-            }
+    /// A body as `aside` in a folder: what came is moved there, what is kept or lies in the tree is copied, and the
+    /// copy verified: whoever has the disk may have changed it.
+    fn bring(&self, dir: &OwnedFd, aside: &str, content: &Content) -> Result<(), Stop> {
+        let beside = self.bodies.whole(&content.root);
+        if let Some(path) = &beside
+            && path.starts_with(self.bodies.incoming())
+            && nix::fcntl::renameat(AT_FDCWD, path, dir, aside).is_ok()
+        {
+            return Ok(());
         }
+        let mut from = match &beside {
+            Some(path) => crate::bodies::open(path)?,
+            None => self.tree.read(&self.engine.body_in_tree(&content.root).ok_or(Stop::Refused)?)?,
+        };
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        let mut to = File::from(open_in(dir, Path::new(aside), flags, 0o600)?);
+        io::copy(&mut from, &mut to)?;
+        if groups_of_open(&to)?.root() == content.root {
+            return Ok(());
+        }
+        unlink(dir, aside, false)?;
+        if let Some(path) = &beside {
+            let _ = self.bodies.quarantine(path, &content.file.to_string());
+        }
+        Err(Stop::Refused)
     }
 
-    /// Keeps the body of an entry that is about to go: a second name in versions/.
-    fn to_versions(&self, place: &Place<'_>, content: &Content) -> Result<(), Stop> {
+    /// Keeps the body of an entry that is about to go, by a second name: in versions/ where it is what the record
+    /// says, else in quarantine/. The entry itself stays, so that no crash leaves the name without either.
+    fn keep(&self, place: &Place<'_>, content: &Content) -> Result<(), Stop> {
+        let file = match beneath(&place.dir, Path::new(place.name), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+            Ok(file) => File::from(file),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            // A symlink: nothing that kith made.
+            Err(_) => return self.to_quarantine(place, content),
+        };
+        if !file.metadata()?.is_file() || groups_of_open(&file)?.root() != content.root {
+            return self.to_quarantine(place, content);
+        }
         let kept = self.bodies.version_path(&content.root);
         let _ = std::fs::remove_file(&kept);
-        let renamed = nix::fcntl::renameat(&place.dir, place.name, AT_FDCWD, &kept);
-        match renamed {
-            Ok(()) => {
-                // Kept from now on, whatever its own time says.
-                let now = TimeSpec::UTIME_NOW;
-                let _ = nix::sys::stat::utimensat(
-                    AT_FDCWD,
-                    &kept,
-                    &now,
-                    &now,
-                    nix::sys::stat::UtimensatFlags::NoFollowSymlink,
-                );
-                Ok(())
-            }
-            Err(nix::Error::ENOENT) => Ok(()),
-            Err(e) => Err(e.into()),
-        }
+        nix::unistd::linkat(&place.dir, place.name, AT_FDCWD, &kept, nix::fcntl::AtFlags::empty())?;
+        Ok(())
+    }
+
+    fn to_quarantine(&self, place: &Place<'_>, content: &Content) -> Result<(), Stop> {
+        let kept = self.bodies.quarantine_path(&content.file.to_string());
+        nix::fcntl::renameat(&place.dir, place.name, AT_FDCWD, &kept)?;
+        self.bodies.damaged(kept);
+        Ok(())
+    }
+
+    /// A version is kept from now on, whatever its own time says.
+    fn kept_now(&self, content: &Content) {
+        let (kept, now) = (self.bodies.version_path(&content.root), TimeSpec::UTIME_NOW);
+        let flags = nix::sys::stat::UtimensatFlags::NoFollowSymlink;
+        let _ = nix::sys::stat::utimensat(AT_FDCWD, &kept, &now, &now, flags);
     }
 
     fn move_file(&mut self, content: &Content, from: &[Spot], to: &[(Spot, Locator)]) -> Result<(), Stop> {
@@ -324,7 +369,12 @@ impl Work<'_> {
         let time = mtime(&source)?;
         if let Some((_, locator)) = to.first() {
             // As fs does it: the locator first, then the name. Content and time stay.
-            let file = File::from(beneath(&source.dir, Path::new(source.name), OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
+            let file = File::from(beneath(&source.dir, Path::new(source.name), OFlag::O_RDWR | OFlag::O_NONBLOCK)?);
+            let mut header = [0; FOLDER_HEADER];
+            file.read_exact_at(&mut header, 0)?;
+            if Clear::parse(&header).is_none_or(|h| h.id != *content.file.as_bytes()) {
+                return Err(Stop::Refused);
+            }
             file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
             nix::sys::stat::futimens(&file, &TimeSpec::UTIME_OMIT, &time)?;
         }
@@ -404,13 +454,6 @@ impl Work<'_> {
     }
 }
 
-enum Body {
-    /// In incoming/: it may be moved.
-    Ours(PathBuf),
-    /// Kept, or in the tree: it is copied.
-    Shared(PathBuf),
-}
-
 /// The file that holds the header of `node` (kith-store(5), "Folders").
 pub fn header_name(node: &NodeId) -> String {
     format!(".kith-{node}")
@@ -444,6 +487,11 @@ fn unlink(dir: &OwnedFd, name: &str, folder: bool) -> Result<(), Stop> {
         Err(nix::Error::ENOTEMPTY) => Err(Stop::Busy),
         Err(e) => Err(e.into()),
     }
+}
+
+fn exists(place: &Place<'_>) -> bool {
+    let stat = nix::sys::stat::fstatat(&place.dir, place.name, nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW);
+    stat != Err(nix::Error::ENOENT)
 }
 
 fn sync(dir: &OwnedFd) -> Result<(), Stop> {

@@ -64,12 +64,22 @@ impl Signature {
     }
 }
 
+/// A file that was found.
+pub struct Found {
+    pub path: PathBuf,
+    pub folder: NodeId,
+    pub name: StoreName,
+    pub file: FileId,
+    pub signature: Signature,
+    pub root: Root,
+}
+
 /// Files and folders of the tree. `known`: the root of a file that still looks as it did when its root was known.
 pub fn scan(
     store: &Path,
     share: ShareId,
     known: impl Fn(&FileId, &Signature) -> Option<Root>,
-) -> io::Result<(Observation, Vec<(FileId, Signature, Root)>, Vec<PathBuf>)> {
+) -> io::Result<(Observation, Vec<Found>, Vec<PathBuf>)> {
     let mut out = Observation::default();
     let (mut signatures, mut odd) = (Vec::new(), Vec::new());
     let mut todo = vec![(store.join("tree"), Some(NodeId::root_of(share)))];
@@ -121,7 +131,7 @@ pub fn scan(
                 Some(root) => root,
                 None => groups_of_file(&path)?.root(),
             };
-            signatures.push((file, signature, root));
+            signatures.push(Found { path, folder: folder.node, name: name.clone(), file, signature, root });
             folder.entries.push(ObservedEntry {
                 name,
                 under: folder.node,
@@ -157,7 +167,7 @@ fn headers(dir: &Path) -> io::Result<Vec<NodeId>> {
 /// `None` where there is none.
 fn read_header(path: &Path) -> io::Result<Option<Clear>> {
     let mut bytes = [0; FOLDER_HEADER];
-    let file = std::fs::File::open(path)?;
+    let file = crate::bodies::open(path)?;
     match file.read_exact_at(&mut bytes, 0) {
         Ok(()) => Ok(Clear::parse(&bytes)),
         Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(None),

@@ -13,8 +13,8 @@ use crate::engine::Heads;
 pub const MAX_FRAME: usize = 256 * 1024;
 /// The longest request body: heads of a thousand authors.
 pub const MAX_HELLO: usize = 256 * 1024;
-/// The most chaining values in an answer: 4 TiB.
-pub const MAX_GROUPS: usize = 32 * (1 << 28);
+/// The most groups of a body that is fetched: 128 GiB, 256 MiB of chaining values.
+pub const MAX_GROUPS: usize = 1 << 23;
 
 /// How far the reader is.
 #[derive(Serialize, Deserialize)]

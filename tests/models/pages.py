@@ -306,9 +306,13 @@ class Vault:
             self.before_replace(ino, self.disk.length(ino) // S - 1)
             if "bound" in self.on:
                 self.disk.setlen(ino, self.length_of(size) // S * S, self.clock)
+        elif size == 0:
+            self.before_replace(ino, 0)
         else:
             self.clean_tail(ino)
         self.disk.setlen(ino, self.length_of(size), self.clock)
+        if size == 0:                         # by the same fsync as the length, so that a grow needs none of its own
+            self.put(ino, 0, None)
 
     def punch(self, ino, k):
         self.before_change(ino, *self.with_tail(ino, range(k, k + 1)))

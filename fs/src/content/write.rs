@@ -53,10 +53,20 @@ impl Content {
             self.tidy_up()?;
             // Not in one step: a length inside a page that held data would leave a piece of it past the end.
             self.set_length(length / PAGE_LEN * PAGE_LEN)?;
+        } else if size == 0 {
+            self.tidy_up()?;
         } else {
             self.clean_tail()?;
         }
-        self.set_length(length)
+        self.set_length(length)?;
+        if size == 0 && !self.no_excess {
+            // Mostly something is written next. The cut is ordered with the truncation, that is by the same fsync, so
+            // that the grow to come needs none.
+            self.changed.pages(0..1);
+            self.file.write_at(&[0; PAGE - HEADER], HEADER as u64).map_err(|e| self.io(e))?;
+            self.no_excess = true;
+        }
+        Ok(())
     }
 
     /// Makes zeros of a range, as far as the file goes: whole pages become holes.

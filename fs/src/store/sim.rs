@@ -35,6 +35,7 @@ struct State {
     /// Handles of a killed process work no more.
     life: u64,
     clock: Nanos,
+    syncs: u64,
 }
 
 /// All versions since the last fsync; the last one is what is read.
@@ -105,7 +106,13 @@ impl SimDisk {
             left: None,
             life: 0,
             clock: 1,
+            syncs: 0,
         })))
+    }
+
+    /// How many fsyncs of files there were.
+    pub fn syncs(&self) -> u64 {
+        self.0.lock().syncs
     }
 
     /// The process is killed after that many more steps.
@@ -549,6 +556,7 @@ impl File for SimFile {
             sync_steps(&mut state, self.ino);
         } else {
             state.node_mut(self.ino)?.settle();
+            state.syncs += 1;
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ mod author;
 mod disk;
 mod forget;
 mod heads;
+mod lost;
 mod node;
 mod observation;
 mod settle;

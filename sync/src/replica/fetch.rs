@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -12,9 +13,10 @@ use keymgr::ids::{DeviceId, Root};
 use keymgr::root::{self, GROUP, Groups};
 use tokio::sync::mpsc;
 
-use super::{Inner, Peers};
+use super::{Inner, Peer, Peers};
 use crate::bodies::{self, Partial};
 use crate::engine::Wanted;
+use crate::wire;
 
 /// Bodies under way at once.
 const AT_ONCE: usize = 8;
@@ -80,7 +82,9 @@ pub(super) async fn run(inner: Weak<Inner>, mut events: mpsc::UnboundedReceiver<
 impl Inner {
     fn who_may_have(&self, root: &Root) -> Option<DeviceId> {
         let peers = self.peers.lock();
-        let mut up: Vec<_> = peers.iter().filter(|(_, p)| p.up && !p.lacks.contains(root)).map(|(id, _)| *id).collect();
+        let now = Instant::now();
+        let may = |p: &Peer| p.up && !p.lacks.contains(root) && p.rest.is_none_or(|until| until <= now);
+        let mut up: Vec<_> = peers.iter().filter(|(_, p)| may(p)).map(|(id, _)| *id).collect();
         up.sort_unstable();
         up.first().copied()
     }
@@ -88,6 +92,9 @@ impl Inner {
     fn ended(&self, root: Root, peer: DeviceId, outcome: Outcome) {
         match outcome {
             Outcome::Whole => {
+                if let Some(p) = self.peers.lock().get_mut(&peer) {
+                    p.broken = 0;
+                }
                 let mut core = self.core.lock();
                 core.engine.handle_body(root);
                 core.have(root);
@@ -101,9 +108,17 @@ impl Inner {
                 }
             }
             Outcome::Broken => {
-                if let Some(p) = self.peers.lock().get_mut(&peer) {
-                    p.up = false;
-                }
+                // A link that is gone is told by the network; this is a stream that ended, or about to be told.
+                let mut peers = self.peers.lock();
+                let Some(p) = peers.get_mut(&peer) else { return };
+                p.broken = (p.broken + 1).min(6);
+                let rest = Duration::from_secs(1 << (p.broken - 1));
+                p.rest = Some(Instant::now() + rest);
+                let fetch = self.fetch.clone();
+                self.runtime.spawn(async move {
+                    tokio::time::sleep(rest).await;
+                    let _ = fetch.send(Event::Try);
+                });
             }
         }
     }
@@ -137,8 +152,14 @@ async fn fetch(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wante
 
 async fn whole(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wanted) -> Result<(), Stop> {
     let (root, length) = (want.content.root, want.content.length);
+    if root::count(length) > wire::MAX_GROUPS {
+        return Err(Stop::Lacks("longer than anything that is fetched".into()));
+    }
     if length <= GROUP {
         let bytes = get(net, peer, format!("/v1/objects/{root}"), None, GROUP).await?;
+        if bytes.len() as u64 != length {
+            return Err(bodies::Error::Wrong.into());
+        }
         return Ok(inner.bodies.put(&root, &bytes)?);
     }
     let base = want.base.and_then(|base| {

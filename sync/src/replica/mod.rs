@@ -4,6 +4,7 @@
 //! steps, so that neither sees the other's half. It is taken first, then the file system's gate ([`Host::enter`]), then
 //! `core`. A file operation holds the gate's reading side and may ask for `core`; nothing that holds `core` waits for the gate.
 
+mod audit;
 mod author;
 mod fetch;
 mod serve;
@@ -35,6 +36,7 @@ use crate::record::{Author, Content};
 use crate::{bodies, log};
 
 pub use author::Observed;
+pub use start::Opened;
 pub use status::Status;
 
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +122,14 @@ struct Inner {
     step: (Mutex<Work>, Condvar),
     fetch: mpsc::UnboundedSender<fetch::Event>,
     peers: Mutex<HashMap<DeviceId, Peer>>,
+    /// The feeds that peers read here.
+    feeds: Mutex<HashMap<DeviceId, tokio::task::AbortHandle>>,
+    /// Authors of whom records were refused.
+    refused: Mutex<HashSet<DeviceId>>,
+    /// Files that were not what their records say, as far as they were told.
+    damage: Mutex<Vec<std::path::PathBuf>>,
+    watcher: Mutex<Option<notify::RecommendedWatcher>>,
+    thread: Mutex<Option<std::thread::JoinHandle<()>>>,
     notices: Mutex<Vec<String>>,
     /// Runs the tasks; kept here so that whoever calls need not have one.
     runtime: tokio::runtime::Handle,
@@ -152,6 +162,9 @@ struct Peer {
     feed: Option<tokio::task::AbortHandle>,
     /// Bodies that it did not have when asked.
     lacks: HashSet<Root>,
+    /// Not asked for a body before this, after it broke off so many times.
+    rest: Option<std::time::Instant>,
+    broken: u32,
 }
 
 impl Replica {
@@ -159,12 +172,12 @@ impl Replica {
     pub fn begin(&self, host: Option<Arc<dyn Host>>) {
         *self.0.host.lock() = host;
         let inner = self.0.clone();
-        std::thread::Builder::new()
-            .name("kith-steps".into())
-            .spawn(move || inner.step_until_end())
-            .map(drop)
-            .unwrap_or_else(|e| tracing::error!("no thread for the steps: {e}"));
+        match std::thread::Builder::new().name("kith-steps".into()).spawn(move || inner.step_until_end()) {
+            Ok(thread) => *self.0.thread.lock() = Some(thread),
+            Err(e) => tracing::error!("no thread for the steps: {e}"),
+        }
         self.0.kick();
+        self.0.watch();
     }
 
     pub fn set_net(&self, net: Option<Arc<dyn Peers>>) {
@@ -231,6 +244,11 @@ impl Replica {
             work.end = true;
             self.0.step.1.notify_all();
         }
+        drop(self.0.watcher.lock().take());
+        // No step is done after this returns.
+        if let Some(thread) = self.0.thread.lock().take() {
+            let _ = thread.join();
+        }
         let _authoring = self.0.authoring.lock();
         let mut core = self.0.core.lock();
         self.0.index.put(core.engine.take_disk_changes());
@@ -242,6 +260,7 @@ impl Replica {
                 feed.abort();
             }
         }
+        self.0.feeds.lock().drain().for_each(|(_, feed)| feed.abort());
     }
 }
 

@@ -1,7 +1,7 @@
 //! What this device answers its peers: the feed, bodies, chaining values. Any listed device may read: all of it is
 //! ciphertext and signed records.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,6 +29,10 @@ const CHUNK: usize = 256 * 1024;
 impl Serve for Replica {
     fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
         Box::pin(async move {
+            if self.0.list.borrow().get(&peer).is_none() {
+                // Its link is about to be closed.
+                return status(StatusCode::FORBIDDEN);
+            }
             let path = request.uri().path().to_owned();
             let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
             match (request.method(), parts.as_slice()) {
@@ -102,10 +106,18 @@ impl Inner {
         Some(self.tree.path_of(&names))
     }
 
+    /// Opens it: beneath the store, and never what a symlink points at.
+    fn open_body(&self, root: &Root) -> io::Result<std::fs::File> {
+        if let Some(path) = self.bodies.whole(root) {
+            return crate::bodies::open(&path);
+        }
+        let names = self.core.lock().engine.body_in_tree(root).ok_or(io::ErrorKind::NotFound)?;
+        self.tree.read(&names)
+    }
+
     async fn object(self: Arc<Self>, root: Root, request: &Request<Incoming>) -> Response<Body> {
         let range = request.headers().get("range").map(|r| r.to_str().ok().and_then(range));
-        let Some(path) = self.body_path(&root) else { return status(StatusCode::NOT_FOUND) };
-        let opened = std::fs::File::open(&path).and_then(|f| Ok((f.metadata()?.len(), f)));
+        let opened = self.open_body(&root).and_then(|f| Ok((f.metadata()?.len(), f)));
         let Ok((length, file)) = opened else { return status(StatusCode::NOT_FOUND) };
         let (start, end) = match range {
             None => (0, length),
@@ -162,7 +174,11 @@ impl Inner {
         let hello = body.ok().and_then(|b| wire::decode::<Hello>(&b.to_bytes()).ok());
         let Some(hello) = hello.filter(|h| h.version == 1) else { return status(StatusCode::BAD_REQUEST) };
         let (tx, rx) = mpsc::channel(4);
-        self.runtime.clone().spawn(self.feed_until_closed(peer, hello.heads, tx));
+        let feed = self.runtime.spawn(self.clone().feed_until_closed(peer, hello.heads, tx)).abort_handle();
+        // One for each peer: the newest.
+        if let Some(old) = self.feeds.lock().insert(peer, feed) {
+            old.abort();
+        }
         Response::new(streamed(rx))
     }
 
@@ -182,7 +198,7 @@ impl Inner {
                     let bytes = inner.frames(peer, &mut state);
                     (bytes, state)
                 });
-                let Ok((bytes, back)) = made.await else { return };
+                let Ok((Some(bytes), back)) = made.await else { return };
                 state = back;
                 if bytes.is_empty() {
                     break;
@@ -198,10 +214,11 @@ impl Inner {
         }
     }
 
-    /// What this feed has not said yet, as frames.
-    fn frames(&self, peer: DeviceId, feed: &mut Feed) -> Vec<u8> {
+    /// What this feed has not said yet, as frames. `None`: the peer is no longer on the list.
+    fn frames(&self, peer: DeviceId, feed: &mut Feed) -> Option<Vec<u8>> {
         let mut frames = Vec::new();
         let list = self.list.borrow().clone();
+        list.get(&peer)?;
         if feed.list != Some(list.hash()) {
             feed.list = Some(list.hash());
             frames.push(Frame::List(list.to_bytes()));
@@ -217,24 +234,32 @@ impl Inner {
             feed.haves = core.haves_from + core.haves.len() as u64;
             (records, haves, core.engine.heads().clone())
         };
+        let mut size = 0;
         for record in &records {
             let e = record.entry();
             feed.sent.raise(e.author, Head { number: e.number, hash: e.hash });
-            frames.push(Frame::Record { signed: record.bytes().to_vec(), body: self.in_line(record) });
+            let body = self.in_line(record);
+            size += body.as_ref().map_or(0, Vec::len);
+            frames.push(Frame::Record { signed: record.bytes().to_vec(), body });
+            // The others in the next round: bodies count for the memory that this takes.
+            if size > BATCH {
+                break;
+            }
         }
         frames.extend(haves.chunks(1000).map(|roots| Frame::Have(roots.to_vec())));
         if feed.told.as_ref() != Some(&heads) && records.is_empty() {
             feed.told = Some(heads.clone());
             frames.push(Frame::Heads(heads));
         }
-        frames.iter().filter_map(wire::encode).flatten().collect()
+        Some(frames.iter().filter_map(wire::encode).flatten().collect())
     }
 
     /// A short body that this record set, if it is whole here.
     fn in_line(&self, record: &Signed) -> Option<Vec<u8>> {
         let live = record.entry().record.live()?;
         let content = live.content.as_ref().filter(|c| live.content_from.is_none() && c.length <= SMALL)?;
-        let bytes = std::fs::read(self.body_path(&content.root)?).ok()?;
+        let mut bytes = Vec::new();
+        self.open_body(&content.root).ok()?.take(SMALL + 1).read_to_end(&mut bytes).ok()?;
         let right = keymgr::root::Groups::of_bytes(&bytes).root() == content.root;
         right.then_some(bytes)
     }

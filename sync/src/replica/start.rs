@@ -54,8 +54,8 @@ impl Replica {
                 index.clear();
                 let (seen, signatures, odd) =
                     scan::scan(&store, share, |file, signature| index.root(file, signature)).map_err(io)?;
-                for (file, signature, root) in signatures {
-                    index.set_root(&file, &signature, &root);
+                for found in signatures {
+                    index.set_root(&found.file, &found.signature, &found.root);
                 }
                 for path in odd {
                     tracing::warn!("{}: not written by kith; left alone", path.display());
@@ -93,9 +93,17 @@ impl Replica {
             step: (Mutex::default(), Condvar::new()),
             fetch,
             peers: Mutex::default(),
+            feeds: Mutex::default(),
+            refused: Mutex::default(),
+            damage: Mutex::default(),
+            watcher: Mutex::default(),
+            thread: Mutex::default(),
             notices: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         });
+        if role == Role::Blind {
+            inner.audit().map_err(|source| Error::Io { path: store, source })?;
+        }
         inner.runtime.spawn(super::fetch::run(Arc::downgrade(&inner), events));
         Ok(Self(inner))
     }

@@ -13,6 +13,10 @@ pub struct Status {
     pub bytes: u64,
     /// Names of nodes with contents set apart, that no writer has settled yet.
     pub conflicts: u64,
+    /// Where files that were not what their records say were put.
+    pub damage: Vec<std::path::PathBuf>,
+    /// Devices whose records are refused: not on the list, or they may not write.
+    pub refused: Vec<DeviceId>,
     pub notices: Vec<String>,
 }
 
@@ -48,6 +52,8 @@ impl Replica {
             files: wanted.len() as u64,
             bytes: wanted.iter().map(|w| w.content.length).sum(),
             conflicts,
+            damage: inner.damage.lock().clone(),
+            refused: inner.refused.lock().iter().copied().collect(),
             notices: inner.notices.lock().clone(),
         }
     }

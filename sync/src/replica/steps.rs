@@ -10,6 +10,7 @@ use crate::bodies::groups_of_file;
 use crate::engine::{Done, EntryId, Settled, Step, Unsettled};
 use crate::install::Inside;
 use crate::record::Content;
+use crate::scan::Signature;
 
 /// Steps done before file operations get their turn.
 const AT_ONCE: usize = 64;
@@ -59,6 +60,9 @@ impl Inner {
     /// Some steps; whether there may be more.
     fn run(&self, stuck: &mut bool) -> bool {
         let _authoring = self.authoring.lock();
+        if self.step.0.lock().end {
+            return false;
+        }
         let host = self.host.lock().clone();
         let (mut more, mut did) = (false, false);
         let mut work = |inside: Option<&dyn Inside>| {
@@ -69,8 +73,12 @@ impl Inner {
                 tracing::debug!("{step:?}: {}", outcome(&done));
                 *stuck |= !matches!(done, Done::Made { .. });
                 did |= matches!(done, Done::Made { .. });
+                let made = matches!(done, Done::Made { .. });
                 core.engine.handle_done(id, done);
                 self.bodies_of(&mut core, &step);
+                if made && inside.is_none() {
+                    self.signature_of(&core, &step);
+                }
             }
             more = true;
         };
@@ -78,6 +86,7 @@ impl Inner {
             Some(host) => host.enter(&mut |inside| work(Some(inside))),
             None => work(None),
         }
+        self.tell_damage();
         if did {
             let mut core = self.core.lock();
             self.index.put(core.engine.take_disk_changes());
@@ -101,11 +110,23 @@ impl Inner {
         }
     }
 
+    /// How a file looks that a step just verified and put there, so that the next audit need not read it.
+    fn signature_of(&self, core: &Core, step: &Step) {
+        let content = match step {
+            Step::PutFile { content, .. } | Step::Replace { content, .. } | Step::MoveFile { content, .. } => content,
+            _ => return,
+        };
+        let names = core.engine.node_of(&content.file).and_then(|node| core.engine.disk_path(&node));
+        if let Some(meta) = names.and_then(|names| self.tree.read(&names).ok()?.metadata().ok()) {
+            self.index.set_root(&content.file, &Signature::of(&meta), &content.root);
+        }
+    }
+
     fn thin(&self) {
         let mut core = self.core.lock();
         let kept: Vec<Root> = self.bodies.roots();
         let needed: Vec<Root> = kept.into_iter().filter(|r| core.engine.needs(r)).collect();
-        for root in self.bodies.thin(SystemTime::now(), |root| needed.contains(root)) {
+        for root in self.bodies.thin(SystemTime::now(), self.bodies.most(), |root| needed.contains(root)) {
             if self.bodies.whole(&root).is_none() {
                 core.engine.handle_body_gone(root);
             }

@@ -1,6 +1,7 @@
 //! What peers send: verified, made durable, handed to the engine. Bad input ends that peer's feed, nothing else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
@@ -9,8 +10,11 @@ use keymgr::ids::DeviceId;
 
 use super::{Inner, fetch};
 use crate::engine::{Head, Taken};
-use crate::record::Signed;
+use crate::record::{RecordError, Signed};
 use crate::wire::{Decoder, Frame, Hello};
+
+/// A record, and the body that came with it.
+type Came = (Arc<Signed>, Option<Vec<u8>>);
 
 impl Inner {
     pub(super) fn peer_up(self: &Arc<Self>, peer: DeviceId) {
@@ -19,6 +23,7 @@ impl Inner {
         let p = peers.entry(peer).or_default();
         p.up = true;
         p.lacks.clear();
+        (p.broken, p.rest) = (0, None);
         if let Some(old) = p.feed.replace(task) {
             old.abort();
         }
@@ -27,7 +32,7 @@ impl Inner {
     }
 
     /// Merges what is newer; everybody who asked is told.
-    pub(super) fn merge_list(&self, list: &DeviceList) {
+    pub(super) fn merge_list(self: &Arc<Self>, list: &DeviceList) {
         let mut changed = false;
         self.list.send_if_modified(|mine| {
             if mine.knows(list) {
@@ -47,12 +52,26 @@ impl Inner {
         });
         if changed {
             self.tell();
+            // What was refused of a device that may count now is asked for again.
+            if !std::mem::take(&mut *self.refused.lock()).is_empty() {
+                let up: Vec<DeviceId> = self.peers.lock().iter().filter(|(_, p)| p.up).map(|(id, _)| *id).collect();
+                up.into_iter().for_each(|peer| self.peer_up(peer));
+            }
         }
     }
 
     /// Frames that came together: one fsync for all their records.
-    fn take(&self, peer: DeviceId, frames: Vec<Frame>) -> Result<(), String> {
+    fn take(self: &Arc<Self>, peer: DeviceId, frames: Vec<Frame>) -> Result<(), String> {
         let mut records = Vec::new();
+        let outcome = self.sort(peer, frames, &mut records);
+        if !records.is_empty() {
+            self.take_records(peer, records)?;
+        }
+        outcome
+    }
+
+    /// Frames in their order; the records among them that may count. Those before a bad frame do.
+    fn sort(self: &Arc<Self>, peer: DeviceId, frames: Vec<Frame>, records: &mut Vec<Came>) -> Result<(), String> {
         for frame in frames {
             match frame {
                 Frame::List(bytes) => {
@@ -62,8 +81,14 @@ impl Inner {
                 }
                 Frame::Record { signed, body } => {
                     let record = Signed::parse(&signed).map_err(|e| format!("a record: {e}"))?;
-                    record.verify(&self.list.borrow()).map_err(|e| format!("a record: {e}"))?;
-                    records.push((Arc::new(record), body));
+                    if self.core.lock().engine.holds(&record.hash()) {
+                        continue;
+                    }
+                    match self.believe(peer, &record) {
+                        Ok(true) => records.push((Arc::new(record), body)),
+                        Ok(false) => {}
+                        Err(e) => return Err(format!("a record: {e}")),
+                    }
                 }
                 Frame::Have(roots) => {
                     if let Some(p) = self.peers.lock().get_mut(&peer) {
@@ -79,10 +104,27 @@ impl Inner {
                 }
             }
         }
-        if records.is_empty() { Ok(()) } else { self.take_records(peer, records) }
+        Ok(())
     }
 
-    fn take_records(&self, peer: DeviceId, records: Vec<(Arc<Signed>, Option<Vec<u8>>)>) -> Result<(), String> {
+    /// Whether a record may count. An honest peer may still hold what a device wrote that is no longer listed: that
+    /// is left out, and the peer read on. What no honest peer sends is an error.
+    fn believe(&self, peer: DeviceId, record: &Signed) -> Result<bool, RecordError> {
+        let author = record.entry().author.device;
+        let verified = record.verify(&self.list.borrow());
+        match verified {
+            Ok(()) => return Ok(true),
+            Err(e @ (RecordError::NotListed(_) | RecordError::MayNotWrite(_))) if author != peer => {
+                if self.refused.lock().insert(author) {
+                    self.notice(format!("records are refused: {e}"));
+                }
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(false)
+    }
+
+    fn take_records(&self, peer: DeviceId, records: Vec<Came>) -> Result<(), String> {
         if let Some(p) = self.peers.lock().get_mut(&peer) {
             for (record, _) in &records {
                 let e = record.entry();
@@ -97,8 +139,9 @@ impl Inner {
             if entry.record.share != share {
                 return Err("a record of another share".into());
             }
-            let expected = core.engine.heads().number(&entry.author) + 1;
-            if core.engine.holds(&entry.hash) || entry.number > expected {
+            let head = core.engine.heads().number(&entry.author);
+            // Out of order, or another past of an author: nothing that the engine keeps, so nothing for the log.
+            if core.engine.holds(&entry.hash) || entry.number > head.saturating_add(1) || entry.number < head {
                 continue;
             }
             // Durable before it has an effect on the disk: the steps come after the lock is given back.
@@ -115,6 +158,7 @@ impl Inner {
         for (record, body) in &new {
             if let (Some(body), Some(content)) = (body, record.entry().record.content())
                 && self.bodies.whole(&content.root).is_none()
+                && body.len() as u64 == content.length
             {
                 match self.bodies.put(&content.root, body) {
                     Ok(()) => {
@@ -140,17 +184,33 @@ impl Inner {
     }
 }
 
-/// Reads a peer's feed until it ends.
+/// Reads a peer's feed, and again where only the stream ended and not the link. Who sends what cannot be is not read on.
 async fn read_feed(inner: Arc<Inner>, peer: DeviceId) {
-    let Some(net) = inner.net.lock().clone() else { return };
+    let mut rest = Duration::from_secs(1);
+    while read_once(&inner, peer).await.is_ok() {
+        tokio::time::sleep(rest).await;
+        rest = (rest * 2).min(Duration::from_secs(60));
+    }
+}
+
+/// It will not be better another time.
+struct NotAgain;
+
+async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
+    let Some(net) = inner.net.lock().clone() else { return Err(NotAgain) };
+    let again = |()| Ok(());
+    let never = |why: String| {
+        inner.notice(why);
+        Err(NotAgain)
+    };
     let heads = inner.core.lock().engine.heads().clone();
     let hello = postcard::to_stdvec(&Hello { version: 1, heads }).unwrap_or_default();
     let request = hyper::Request::post("/v1/feed").body(Bytes::from(hello));
-    let Ok(request) = request else { return };
+    let Ok(request) = request else { return Err(NotAgain) };
     let response = match net.request(peer, request).await {
         Ok(r) if r.status() == hyper::StatusCode::OK => r,
-        Ok(r) => return tracing::warn!("{} does not give its feed: {}", inner.name_of(&peer), r.status()),
-        Err(e) => return tracing::info!("the feed of {}: {e}", inner.name_of(&peer)),
+        Ok(r) => return again(tracing::warn!("{} does not give its feed: {}", inner.name_of(&peer), r.status())),
+        Err(e) => return again(tracing::info!("the feed of {}: {e}", inner.name_of(&peer))),
     };
     let mut body = response.into_body();
     let mut decoder = Decoder::default();
@@ -158,7 +218,7 @@ async fn read_feed(inner: Arc<Inner>, peer: DeviceId) {
         let Ok(data) = frame.into_data() else { continue };
         let frames = match decoder.push(&data) {
             Ok(frames) => frames,
-            Err(e) => return inner.notice(format!("{} sent {e}; its feed is not read on", inner.name_of(&peer))),
+            Err(e) => return never(format!("{} sent {e}; its feed is not read on", inner.name_of(&peer))),
         };
         let at_work = inner.clone();
         // Signatures and fsyncs take a while: not on a thread that others wait for.
@@ -166,9 +226,10 @@ async fn read_feed(inner: Arc<Inner>, peer: DeviceId) {
         match taken {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
-                return inner.notice(format!("{} sent {why}; its feed is not read on", inner.name_of(&peer)));
+                return never(format!("{} sent {why}; its feed is not read on", inner.name_of(&peer)));
             }
-            Err(_) => return,
+            Err(_) => return Err(NotAgain),
         }
     }
+    Ok(())
 }

@@ -81,7 +81,7 @@ impl Run {
                 self.content.as_mut().unwrap().write_at(&data, at)
             }
             4 | 5 => {
-                let to = self.dice.below(new.len() as u64 + 1) as usize;
+                let to = if self.dice.below(4) == 0 { 0 } else { self.dice.below(new.len() as u64 + 1) as usize };
                 self.log.push(format!("truncate {}", self.edges[to]));
                 new[to..].fill(None);
                 new[..to].iter_mut().filter(|cell| cell.is_none()).for_each(|cell| *cell = Some(0));
@@ -220,4 +220,26 @@ fn a_file_that_lost_its_header_is_an_empty_one_and_stays_so() {
     assert_eq!(read(&content).unwrap(), b"");
     content.truncate(10_000).unwrap();
     assert_eq!(read(&open(&disk, "a").unwrap()).unwrap(), [0; 10_000]);
+}
+
+#[test]
+fn only_a_cut_inside_a_page_costs_an_fsync_when_the_file_grows() {
+    let disk = SimDisk::new();
+    create(&disk, "a").write_at(&[1; 5000], 0).unwrap();
+    let syncs = |act: &dyn Fn(&mut Content)| {
+        let mut content = open(&disk, "a").unwrap();
+        content.sync(false).unwrap();
+        let before = disk.syncs();
+        act(&mut content);
+        disk.syncs() - before
+    };
+    let append = |content: &mut Content| content.write_at(&[2; 10], content.size()).unwrap();
+    assert_eq!(syncs(&append), 0);
+    assert_eq!(syncs(&|c| c.write_at(&[3; 10], 4000).unwrap()), 0);
+    assert_eq!(syncs(&|c| c.truncate(0).and_then(|()| c.write_at(&[4; 9000], 0)).unwrap()), 0, "saved anew in place");
+    assert_eq!(syncs(&|c| c.truncate(crate::format::length::start(2)).unwrap()), 0);
+    assert_eq!(syncs(&append), 0);
+    assert_eq!(syncs(&|c| c.truncate(5000).unwrap()), 0);
+    assert_eq!(syncs(&append), 1);
+    assert_eq!(syncs(&append), 0);
 }

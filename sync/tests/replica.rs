@@ -1,0 +1,159 @@
+//! The driver, with two and three devices in one process: what one records the others show, byte for byte; what stopped
+//! goes on; a change costs its groups.
+
+mod replica_support;
+
+use std::sync::atomic::Ordering;
+
+use keymgr::devices::Role::{Blind, Full};
+use keymgr::ids::NodeId;
+use replica_support::{Lab, Liar, until, until_same, write_folder};
+
+#[test]
+fn a_blind_device_holds_the_same_ciphertext() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    write_folder(&laptop.tree().join("Folder"), NodeId::random());
+    laptop.save(&lab, "Folder/Small", 1, 5_000);
+    laptop.save(&lab, "Large", 2, 300_000);
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    assert_eq!(laptop.shows().len(), 3, "a header, two files");
+
+    let small = std::fs::read(laptop.tree().join("Folder/Small")).unwrap();
+    std::fs::rename(laptop.tree().join("Large"), laptop.tree().join("Folder/Larger")).unwrap();
+    std::fs::remove_file(laptop.tree().join("Folder/Small")).unwrap();
+    let read = lab.hub.meter(pi, laptop).read.load(Ordering::SeqCst);
+    assert!(laptop.record(&lab) >= 2);
+    until_same(pi, laptop);
+    let read = lab.hub.meter(pi, laptop).read.load(Ordering::SeqCst) - read;
+    assert!(read < 10_000, "a rename fetches nothing: {read}");
+    assert!(pi.keeps(&small), "what was deleted is kept");
+    assert_eq!(pi.quarantined(), 0);
+    assert!(laptop.replica().status().notices.is_empty() && pi.replica().status().notices.is_empty());
+}
+
+#[test]
+fn two_that_are_never_there_together_meet_through_the_third() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("desktop", Full)]);
+    let [laptop, pi, desktop] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    laptop.save(&lab, "Note", 1, 9_000);
+    laptop.save(&lab, "Film", 2, 200_000);
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    laptop.stop(&lab, true);
+    desktop.start(&lab);
+    lab.link(desktop, pi);
+    until_same(desktop, pi);
+    desktop.save(&lab, "Note", 3, 8_000);
+    until_same(desktop, pi);
+    laptop.start(&lab);
+    lab.link(laptop, pi);
+    until_same(laptop, desktop);
+    assert_eq!(laptop.record(&lab), 0, "what came is no news");
+}
+
+#[test]
+fn a_fetch_goes_on_where_it_stopped() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    let length = 6 << 20;
+    laptop.save(&lab, "Film", 1, length);
+    let meter = lab.hub.meter(pi, laptop);
+    meter.budget.store(4 << 20, Ordering::SeqCst);
+    lab.link(laptop, pi);
+    until("it breaks off", || meter.broke.load(Ordering::SeqCst));
+    lab.unlink(laptop, pi);
+    pi.stop(&lab, false);
+    let before = meter.read.swap(0, Ordering::SeqCst);
+    meter.budget.store(0, Ordering::SeqCst);
+    pi.start(&lab);
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    let after = meter.read.load(Ordering::SeqCst);
+    // At most what was on the way, and the groups, are fetched twice.
+    assert!(before + after < length as u64 + (2 << 20), "{before} and {after}");
+}
+
+#[test]
+fn a_change_in_a_large_file_costs_its_groups() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    laptop.save(&lab, "Film", 1, 4 << 20);
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    let path = laptop.tree().join("Film");
+    let old = std::fs::read(&path).unwrap();
+    let mut new = old.clone();
+    new[2 << 20..(2 << 20) + 4096].fill(9);
+    std::fs::write(&path, &new).unwrap();
+    let meter = lab.hub.meter(pi, laptop);
+    let read = meter.read.load(Ordering::SeqCst);
+    assert_eq!(laptop.record(&lab), 1);
+    until_same(pi, laptop);
+    let read = meter.read.load(Ordering::SeqCst) - read;
+    assert!(read < 48 << 10, "one group of 16 KiB and 256 chaining values: {read}");
+    assert!(pi.keeps(&old), "the version before is kept");
+}
+
+#[test]
+fn a_lost_index_costs_a_rescan_and_nothing_else() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    write_folder(&laptop.tree().join("Folder"), NodeId::random());
+    laptop.save(&lab, "Folder/Note", 1, 70_000);
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    let (shown, logs) = (laptop.shows(), laptop.logs(&lab));
+    for well in [true, false] {
+        for device in [&mut *laptop, &mut *pi] {
+            device.stop(&lab, well);
+            std::fs::remove_dir_all(device.store().join("state")).unwrap();
+            device.start(&lab);
+        }
+        lab.link(laptop, pi);
+        assert_eq!(laptop.record(&lab), 0);
+        laptop.save(&lab, "Folder/Note", 2, 70_000);
+        laptop.save(&lab, "Folder/Note", 1, 70_000);
+        until_same(pi, laptop);
+        assert_eq!(laptop.shows(), shown);
+        assert_eq!(pi.quarantined(), 0, "{:?}", pi.replica().status().notices);
+    }
+    assert_eq!(laptop.logs(&lab).len(), logs.len());
+}
+
+#[test]
+fn wrong_bytes_are_refused_and_another_peer_is_asked() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("one", Full), ("two", Full)]);
+    let [laptop, pi, one, two] = &mut devices[..] else { unreachable!() };
+    for device in [&mut *laptop, &mut *pi, &mut *one, &mut *two] {
+        device.start(&lab);
+    }
+    laptop.save(&lab, "Small", 1, 15_000);
+    laptop.save(&lab, "Large", 2, 100_000);
+    for device in [&*one, &*two] {
+        lab.link(laptop, device);
+    }
+    until("both have it", || one.shows() == laptop.shows() && two.shows() == laptop.shows());
+    // Whoever is asked first lies: wrong bytes, wrong chaining values, too many.
+    let first = if one.id() < two.id() { &*one } else { &*two };
+    let lie = |path: &str| {
+        let length = if path.ends_with("groups") { 7 * 32 } else { 200_000 };
+        path.starts_with("/v1/objects/").then(|| hyper::Response::new(sync::link::full(vec![7; length])))
+    };
+    lab.hub.serve(first.id(), std::sync::Arc::new(Liar { truth: std::sync::Arc::new(first.replica().clone()), lie }));
+    lab.link(pi, one);
+    lab.link(pi, two);
+    until_same(pi, laptop);
+    assert_eq!(pi.quarantined(), 0);
+}
