@@ -174,6 +174,8 @@ impl Inner {
         let hello = body.ok().and_then(|b| wire::decode::<Hello>(&b.to_bytes()).ok());
         let Some(hello) = hello.filter(|h| h.version == 1) else { return status(StatusCode::BAD_REQUEST) };
         let (tx, rx) = mpsc::channel(4);
+        // What it says now counts, and not how far it once was: its store may have been put back.
+        self.peers.lock().entry(peer).or_default().heads = hello.heads.clone();
         let feed = self.runtime.spawn(self.clone().feed_until_closed(peer, hello.heads, tx)).abort_handle();
         // One for each peer: the newest.
         if let Some(old) = self.feeds.lock().insert(peer, feed) {
