@@ -75,6 +75,7 @@ impl Engine {
         let attrs: HashMap<NodeId, &Vec<u8>> = seen.folders.iter().map(|f| (f.node, &f.attrs)).collect();
         let mut changes: Vec<Change> = Vec::new();
         for node in nodes {
+            self.note_shown(&node);
             changes.extend(self.change(node, &listing, &files, &attrs));
         }
         self.draft(changes)

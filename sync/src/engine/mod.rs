@@ -351,10 +351,12 @@ impl Engine {
             let Some(mut node) = self.nodes.remove(&id) else { continue };
             node.resolve(&self.rules, &whole, &carried);
             self.tree.set(id, &node.shown);
+            // Where nothing else can be shown, older versions will do.
+            let dark = !node.shown.live;
             let missing = |h: &RecordHash| {
                 let record = &node.records.get(h)?.record;
                 let content = record.content()?;
-                (!self.body_or_over(h, record) && !self.replaced.contains_key(h)).then_some(*content)
+                (!self.body_or_over(h, record) && (dark || !self.replaced.contains_key(h))).then_some(*content)
             };
             let mut wants: Vec<Content> = node.tops().iter().filter_map(missing).collect();
             wants.sort();
@@ -433,14 +435,6 @@ impl Engine {
         }
         self.disk.take_changed();
         self.requeue_all();
-    }
-
-    /// A file that the disk shows was found damaged and is no longer there: it is put again once its body is whole.
-    pub fn handle_damage(&mut self, file: &FileId) {
-        if let Some(node) = self.disk.node_of(file) {
-            self.remove_disk(&node);
-            self.requeue(node);
-        }
     }
 
     /// What changed of it since the last call, for the index; durable before the next record is handed in, so that

@@ -274,6 +274,11 @@ impl Engine {
         Some(Target { disk, attrs_for: id(shown.attrs_for) })
     }
 
+    /// Where the disk shows a node as the records do by now, an edit has seen them.
+    pub(super) fn note_shown(&mut self, node: &NodeId) {
+        self.plan(node);
+    }
+
     fn plan(&mut self, node: &NodeId) -> Plan {
         let target = self.target(node);
         let is_root = *node == self.root;
