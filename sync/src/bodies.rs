@@ -224,7 +224,7 @@ impl Bodies {
                 }
             }
         }
-        kept.sort_by(|a, b| b.0.cmp(&a.0));
+        kept.sort_by_key(|(age, ..)| std::cmp::Reverse(*age));
         let mut gone = Vec::new();
         for (age, bytes, versions, root, path) in kept {
             if (age > KEEP || (versions && total > most)) && std::fs::remove_file(path).is_ok() {
@@ -238,7 +238,7 @@ impl Bodies {
     /// How many bytes versions may take: a tenth of the disk.
     pub fn most(&self) -> u64 {
         match nix::sys::statvfs::statvfs(&self.versions) {
-            Ok(disk) => (disk.blocks() as u64).saturating_mul(disk.fragment_size() as u64) / 10,
+            Ok(disk) => disk.blocks().saturating_mul(disk.fragment_size()) / 10,
             Err(_) => u64::MAX,
         }
     }
@@ -402,7 +402,7 @@ mod tests {
         bodies.finish(partial).unwrap();
         assert_eq!(std::fs::read(bodies.whole(&root).unwrap()).unwrap(), bytes);
         assert_eq!(bodies.roots(), [root]);
-        assert!(matches!(bodies.begin(&root, 70_001, groups), Err(Error::Wrong)));
+        assert!(matches!(bodies.begin(&root, 90_000, groups), Err(Error::Wrong)));
     }
 
     #[test]
@@ -418,6 +418,39 @@ mod tests {
         let mut partial = bodies.begin(&groups.root(), 100_000, groups).unwrap();
         partial.take_from(&base, &Groups::of_bytes(&old)).unwrap();
         assert_eq!(partial.missing().collect::<Vec<_>>(), [3]);
+    }
+
+    #[test]
+    fn what_an_earlier_try_left_does_not_show_through() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path()).unwrap();
+        let mut bytes = body(9000);
+        bytes[4096..8192].fill(0);
+        let root = Groups::of_bytes(&bytes).root();
+        for left in ["part", "put"] {
+            std::fs::write(dir.path().join(format!("incoming/{root}.{left}")), [7; 12_000]).unwrap();
+        }
+        bodies.put(&root, &bytes).unwrap();
+        assert_eq!(std::fs::read(bodies.whole(&root).unwrap()).unwrap(), bytes);
+    }
+
+    #[test]
+    fn versions_go_by_age_and_by_size_the_oldest_first_and_never_what_is_needed() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path()).unwrap();
+        let now = SystemTime::now();
+        let keep = |n: u8, days: u64| {
+            let root = Root::from_bytes([n; 32]);
+            std::fs::write(bodies.version_path(&root), vec![n; 4096]).unwrap();
+            let file = File::options().write(true).open(bodies.version_path(&root)).unwrap();
+            file.set_modified(now - Duration::from_secs(days * 24 * 3600)).unwrap();
+            root
+        };
+        let [old, needed, middle, new] = [(1, 31), (2, 90), (3, 20), (4, 1)].map(|(n, days)| keep(n, days));
+        assert_eq!(bodies.thin(now, u64::MAX, |r| *r == needed), [old]);
+        assert_eq!(bodies.thin(now, 2 * 4096, |r| *r == needed), [middle]);
+        assert_eq!(bodies.thin(now, 0, |r| *r == needed), [new]);
+        assert_eq!(bodies.roots(), [needed]);
     }
 
     #[test]

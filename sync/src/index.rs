@@ -24,6 +24,10 @@ impl Index {
         let open = || sled::Config::new().path(&path).cache_capacity(32 << 20).open();
         let db = match open() {
             Ok(db) => db,
+            // Somebody has it open: it is not broken.
+            Err(sled::Error::Io(e)) if e.to_string().contains("could not acquire lock") => {
+                return Err(sled::Error::Io(e));
+            }
             Err(e) => {
                 tracing::warn!("the index is thrown away: {e}");
                 let _ = std::fs::remove_dir_all(&path);
@@ -80,5 +84,36 @@ impl Index {
         if let Ok(bytes) = postcard::to_stdvec(&(signature, root)) {
             let _ = self.files.insert(file.as_bytes(), bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_counts_once_and_for_its_session_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let index = Index::open(dir.path()).unwrap();
+        index.complete(4);
+        assert!(Index::open(dir.path()).is_err(), "somebody has it open");
+        drop(index);
+        let index = Index::open(dir.path()).unwrap();
+        assert!(index.load(4).is_some(), "and it was left as it is");
+        assert!(index.load(4).is_none(), "a crash from now on leaves none");
+        index.complete(5);
+        assert!(index.load(6).is_none());
+    }
+
+    #[test]
+    fn a_broken_index_is_begun_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(Index::open(dir.path()).unwrap());
+        for entry in std::fs::read_dir(dir.path().join("state")).unwrap().flatten() {
+            if entry.path().is_file() {
+                std::fs::write(entry.path(), [7; 5000]).unwrap();
+            }
+        }
+        assert!(Index::open(dir.path()).unwrap().load(1).is_none());
     }
 }

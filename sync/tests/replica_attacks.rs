@@ -325,7 +325,7 @@ fn n5_numbers_only_order_transport() {
     // The same again, many times: nothing is kept twice.
     for _ in 0..3 {
         let other_past = sign(&evil.keys, 1, None, file_in(lab.share, root, "Past", vec![]));
-        feed(&lab, evil, pi, [frames(&vec![other_past; 50]), frames(&[second.clone()])].concat());
+        feed(&lab, evil, pi, [frames(&vec![other_past; 50]), frames(std::slice::from_ref(&second))].concat());
     }
     laptop.save(&lab, "Note", 2, 3_000);
     until_same(pi, laptop);

@@ -13,8 +13,11 @@ use crate::record::{Record, Signed};
 pub struct Observed {
     pub observation: Observation,
     /// The chaining values of each body, and where it is a change of another: which groups are new.
-    pub bodies: Vec<(Root, Groups, Option<(Root, Vec<u32>)>)>,
+    pub bodies: Vec<(Root, Groups, Option<Delta>)>,
 }
+
+/// The body that another one was, and which groups are new.
+pub type Delta = (Root, Vec<u32>);
 
 impl Replica {
     /// Observes and records, with no step between the two. `None` from `observe`: nothing to do. How many records were made.

@@ -198,7 +198,6 @@ struct NotAgain;
 
 async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
     let Some(net) = inner.net.lock().clone() else { return Err(NotAgain) };
-    let again = |()| Ok(());
     let never = |why: String| {
         inner.notice(why);
         Err(NotAgain)
@@ -209,8 +208,14 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
     let Ok(request) = request else { return Err(NotAgain) };
     let response = match net.request(peer, request).await {
         Ok(r) if r.status() == hyper::StatusCode::OK => r,
-        Ok(r) => return again(tracing::warn!("{} does not give its feed: {}", inner.name_of(&peer), r.status())),
-        Err(e) => return again(tracing::info!("the feed of {}: {e}", inner.name_of(&peer))),
+        Ok(r) => {
+            tracing::warn!("{} does not give its feed: {}", inner.name_of(&peer), r.status());
+            return Ok(());
+        }
+        Err(e) => {
+            tracing::info!("the feed of {}: {e}", inner.name_of(&peer));
+            return Ok(());
+        }
     };
     let mut body = response.into_body();
     let mut decoder = Decoder::default();
