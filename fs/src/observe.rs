@@ -62,7 +62,6 @@ pub struct ObservedFile {
 struct Seen {
     ino: u64,
     changes: u64,
-    groups: Option<u32>,
 }
 
 impl Observation {
@@ -106,7 +105,7 @@ impl Volume {
                 Ok((observed, complete)) => {
                     out.folders.push(observed);
                     if complete {
-                        out.seen.push(Seen { ino, changes, groups: None });
+                        out.seen.push(Seen { ino, changes });
                     }
                 }
                 Err(e) => tracing::warn!("a folder could not be observed: {e}"),
@@ -128,12 +127,6 @@ impl Volume {
                 Some(Node::File(file)) => {
                     let mut state = file.file.state.write();
                     state.observing = None;
-                    if state.recorded.is_none() {
-                        // What is open was new when it was opened: from now on its changes are listed first.
-                        state.listed = Default::default();
-                    }
-                    state.recorded = seen.groups;
-                    state.listed_attrs = false;
                     state.dirty = state.changes != seen.changes;
                     if !state.dirty {
                         inner.unkeep(&mut state);
@@ -193,7 +186,8 @@ impl Inner {
             }
             let folders: Vec<u64> = {
                 let tree = self.tree.lock();
-                let is_new = |ino: &u64| tree.folder(*ino).is_ok_and(|f| tree.seq() > tree.synced.max(f.synced));
+                let is_new =
+                    |ino: &u64| tree.folder(*ino).is_ok_and(|f| f.new_header || tree.seq() > tree.synced.max(f.synced));
                 folders.iter().map(|(ino, _)| *ino).filter(is_new).collect()
             };
             return self.sync_folders(&folders);
@@ -246,6 +240,10 @@ impl Inner {
             .seal(&self.keys(), file.id.as_bytes())
             .map_err(Error::refused(&path))?;
         let length = stat.length;
+        // From now on its changes are listed first, as those of what is recorded: the record of this may come after them.
+        state.recorded = u32::try_from(count(length)).ok();
+        state.listed = Default::default();
+        state.listed_attrs = false;
         let observed = ObservedFile {
             file: file.id,
             kind: file.kind,
@@ -257,7 +255,7 @@ impl Inner {
             changed: list,
             attrs,
         };
-        let seen = Seen { ino: file.ino, changes, groups: u32::try_from(count(length)).ok() };
+        let seen = Seen { ino: file.ino, changes };
         Ok(Some((observed, seen)))
     }
 
@@ -291,6 +289,13 @@ impl Inner {
             let mut nodes = tree.folder(ino)?.headers.iter().map(|(node, _)| *node);
             (nodes.next().ok_or(Error::Errno(libc::EIO))?, nodes.collect())
         };
+        tree.folder_mut(ino)?.observed = true;
+        let unpublished = |e: &Entry| self.is_unpublished(tree, e, now);
+        let listing = tree.listing(ino)?;
+        if listing.entries.values().any(unpublished) || !listing.hidden.is_empty() && self.session.unmended() {
+            // What will be recorded is not what is there.
+            self.intend_folders(tree, &[ino])?;
+        }
         let mut complete = true;
         let listing = tree.listing(ino)?;
         let mut entries = Vec::with_capacity(listing.entries.len());

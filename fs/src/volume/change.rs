@@ -25,7 +25,7 @@ impl Inner {
             if folder.listed || listed.contains(ino) {
                 continue;
             }
-            if folder.headers.iter().any(|(node, _)| self.records.has_folder(*node)) {
+            if folder.observed || folder.headers.iter().any(|(node, _)| self.records.has_folder(*node)) {
                 items.extend(folder.headers.iter().map(|(node, _)| Item::Folder(*node)));
                 listed.push(*ino);
             }

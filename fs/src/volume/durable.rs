@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 
 use super::error::{Error, Result};
-use super::tree::{Node, ROOT, Tree};
+use super::tree::{Entry, Node, Place, ROOT, Tree};
 use super::{Inner, Volume};
-use crate::format::folder;
+use crate::format::{folder, name};
 
 /// A folder whose entries, and maybe headers, have to be made durable.
 pub(crate) struct Due {
@@ -85,49 +85,92 @@ impl Inner {
     fn due_of_file(&self, tree: &Tree, ino: u64) -> Result<Vec<Due>> {
         let mut due = Vec::new();
         for place in &tree.file(ino)?.places {
-            let seq = tree.listing(place.parent)?.by_store(&place.store).map_or(0, |e| e.seq);
-            if seq > tree.synced.max(tree.folder(place.parent)?.synced) {
-                self.due_of_folder(tree, place.parent, &mut due)?;
-            }
+            self.due_of_name(tree, place.clone(), &mut due)?;
         }
         Ok(due)
     }
 
     fn due_of_folder(&self, tree: &Tree, ino: u64, due: &mut Vec<Due>) -> Result<()> {
-        let mut at = ino;
-        while !due.iter().any(|d| d.ino == at) {
-            let folder = tree.folder(at)?;
-            let path = tree.folder_path(at)?;
-            let headers = match folder.new_header {
-                true => folder.headers.iter().map(|(node, _)| path.join(folder::header_name(node))).collect(),
-                false => Vec::new(),
-            };
-            due.push(Due { ino: at, path, headers, seq: tree.seq() });
-            let Some(place) = &folder.place else { break };
+        self.add_due(tree, ino, due)?;
+        match tree.folder(ino)?.place.clone() {
+            Some(place) => self.due_of_name(tree, place, due),
+            None => Ok(()),
+        }
+    }
+
+    /// The folders in which names from this one up to the topmost are not durable yet.
+    fn due_of_name(&self, tree: &Tree, place: Place, due: &mut Vec<Due>) -> Result<()> {
+        let mut next = Some(place);
+        while let Some(place) = next {
             let seq = tree.listing(place.parent)?.by_store(&place.store).map_or(0, |e| e.seq);
-            if seq <= tree.synced.max(tree.folder(place.parent)?.synced) {
-                break;
+            let folder = tree.folder(place.parent)?;
+            if seq > tree.synced.max(folder.synced) || folder.new_header {
+                self.add_due(tree, place.parent, due)?;
             }
-            at = place.parent;
+            next = folder.place.clone();
         }
         Ok(())
     }
 
+    fn add_due(&self, tree: &Tree, ino: u64, due: &mut Vec<Due>) -> Result<()> {
+        if due.iter().any(|d| d.ino == ino) {
+            return Ok(());
+        }
+        let folder = tree.folder(ino)?;
+        let path = tree.folder_path(ino)?;
+        let headers = match folder.new_header {
+            true => folder.headers.iter().map(|(node, _)| path.join(folder::header_name(node))).collect(),
+            false => Vec::new(),
+        };
+        due.push(Due { ino, path, headers, seq: tree.seq() });
+        Ok(())
+    }
+
     fn sync_due(&self, due: Vec<Due>) -> Result<()> {
-        for folder in &due {
+        self.sync_on_disk(&due)?;
+        note_synced(&mut self.tree.lock(), due);
+        Ok(())
+    }
+
+    /// Before something durable moves into a folder: that folder must not be lost in a crash with it, nor a long name.
+    pub fn before_move(&self, tree: &mut Tree, from: (u64, &Entry), to: (u64, &Entry)) -> Result<()> {
+        let durable = from.1.seq <= tree.synced.max(tree.folder(from.0)?.synced);
+        let mut at = to.0;
+        let mut new = name::is_long(&to.1.store);
+        while !new {
+            let folder = tree.folder(at)?;
+            new = folder.new_header;
+            match &folder.place {
+                Some(place) => at = place.parent,
+                None => break,
+            }
+        }
+        if durable && new {
+            let mut due = Vec::new();
+            self.due_of_folder(tree, to.0, &mut due)?;
+            self.sync_on_disk(&due)?;
+            note_synced(tree, due);
+        }
+        Ok(())
+    }
+
+    fn sync_on_disk(&self, due: &[Due]) -> Result<()> {
+        for folder in due {
             for header in &folder.headers {
                 let file = self.store.open(header, false).map_err(Error::io(header))?;
                 file.sync(false).map_err(Error::io(header))?;
             }
             self.store.sync_folder(&folder.path).map_err(Error::io(&folder.path))?;
         }
-        let mut tree = self.tree.lock();
-        for done in due {
-            if let Ok(folder) = tree.folder_mut(done.ino) {
-                folder.synced = folder.synced.max(done.seq);
-                folder.new_header &= done.headers.is_empty();
-            }
-        }
         Ok(())
+    }
+}
+
+fn note_synced(tree: &mut Tree, due: Vec<Due>) {
+    for done in due {
+        if let Ok(folder) = tree.folder_mut(done.ino) {
+            folder.synced = folder.synced.max(done.seq);
+            folder.new_header &= done.headers.is_empty();
+        }
     }
 }

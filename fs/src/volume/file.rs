@@ -49,7 +49,7 @@ pub(crate) struct FileState {
     pub changed_at: Option<Instant>,
     /// Not all of it is durable.
     pub unsynced: bool,
-    /// How many groups its record has; `None`: it has none, as far as was asked.
+    /// How many groups its record has, or that of an observation on its way; `None`: there is none, as far as was asked.
     pub recorded: Option<u32>,
     pub listed: ListedGroups,
     pub listed_attrs: bool,
@@ -143,7 +143,9 @@ impl Inner {
         if content.id() != file.id || content.kind() != file.kind {
             return Err(Error::Damaged { path: path.to_owned(), what: "another file lies in its place" });
         }
-        state.recorded = None;
+        if state.observing.is_none() {
+            state.recorded = None;
+        }
         if let Some(recorded) = self.records.file(file.id) {
             state.recorded = u32::try_from(keymgr::root::count(recorded.length)).ok();
             let mut loose = self.session.loose_groups(&file.id);

@@ -3,13 +3,16 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use keymgr::ids::{FileId, Locator, NodeId, StoreName};
 use parking_lot::Mutex;
 
 use super::error::{Error, Result};
-use super::tree::{Listing, Node, Place, ROOT, Tree, truncate};
+use super::file::FileNode;
+use super::tree::{FileRef, Listing, Node, Place, ROOT, Tree, truncate};
 use super::{Inner, Volume, attrs};
+use crate::content::Content;
 use crate::format::attrs::Attrs;
 use crate::format::folder;
 use crate::format::{locator, name};
@@ -52,6 +55,13 @@ impl Volume {
             }
         }
         out
+    }
+
+    /// The inode of a folder and where it lies in the store.
+    pub fn path_of(&self, node: NodeId) -> Option<(u64, PathBuf)> {
+        let mut tree = self.0.tree.lock();
+        let ino = self.0.find_folder(&mut tree, node).ok()?;
+        Some((ino, tree.folder_path(ino).ok()?))
     }
 
     /// An entry's name and locator sealed for another folder: `to` takes over what `from` has as `name`.
@@ -189,13 +199,8 @@ impl Gate<'_> {
             changed.dedup();
             told.names.entry(ino).or_default().extend(changed);
         }
-        for ino in files.iter().filter_map(|file| tree.files.get(file)) {
-            told.content.push(*ino);
-            if let Some(Node::File(entry)) = tree.nodes.get(ino)
-                && !entry.places.is_empty()
-            {
-                inner.forget_file(&mut entry.file.state.write());
-            }
+        for file in files {
+            inner.renew_file(tree, file, &mut told);
         }
         for ino in lost {
             match tree.nodes.get(&ino) {
@@ -241,21 +246,58 @@ impl Inner {
         path.strip_prefix(&self.root).unwrap_or(path).to_owned()
     }
 
-    /// What the table believes of a file is read again.
-    fn forget_file(&self, state: &mut super::file::FileState) {
-        state.stat = None;
-        state.xattrs = None;
-        state.recorded = None;
-        state.listed = Default::default();
-        state.listed_attrs = false;
-        state.damaged = false;
-        if state.dirty {
-            return; // Our own work; sync asks whether a file is busy before it replaces it.
+    /// A file's content or attributes were changed by sync. The kernel, which caches writes, takes no size or time from us
+    /// for an inode that it knows: so the file gets another one, as a file that is saved by rename does. Who has it open
+    /// keeps what was there.
+    fn renew_file(&self, tree: &mut Tree, id: &FileId, told: &mut Told) {
+        let Some(old) = tree.files.get(id).copied() else { return };
+        let new = tree.new_ino();
+        let Some(Node::File(entry)) = tree.nodes.get_mut(&old) else { return };
+        if entry.places.is_empty() {
+            return;
         }
-        state.changed = Default::default();
-        state.observing = None;
-        self.unkeep(state);
-        state.content = None;
+        let mut state = entry.file.state.write();
+        if state.dirty || state.writers > 0 {
+            // Our own work, which sync should have asked about: it stays.
+            state.stat = None;
+            state.xattrs = None;
+            return;
+        }
+        let fresh = FileNode::new(new, *id, entry.file.kind, state.epoch, state.lineage);
+        self.unkeep(&mut state);
+        state.unlinked = true;
+        state.stat = None;
+        if state.opens == 0 {
+            state.content = None;
+        } else if let Some(content) = &mut state.content
+            && self.is_in_place(content)
+        {
+            // Patched where it lies: the old bytes are no more.
+            if content.reload(&self.keys()).is_err() {
+                state.damaged = true;
+            }
+            told.content.push(old);
+        }
+        drop(state);
+        let places = std::mem::take(&mut entry.places);
+        tree.nodes.insert(new, Node::File(FileRef { file: Arc::new(fresh), lookups: 0, places: Vec::new() }));
+        tree.files.insert(*id, new);
+        for place in places {
+            if let Ok(listing) = tree.listing_mut(place.parent) {
+                told.names.entry(place.parent).or_default().extend(listing.shown.get(&place.store).cloned());
+                if let Some(entry) = listing.by_store_mut(&place.store) {
+                    entry.ino = new;
+                }
+            }
+            tree.attach(new, place);
+        }
+        tree.drop_unused(old);
+    }
+
+    /// Whether what is open is still what lies at its path.
+    fn is_in_place(&self, content: &Content) -> bool {
+        let (open, there) = (content.file().stat(), self.store.stat(content.path()));
+        open.is_ok_and(|open| there.is_ok_and(|there| open.ino == there.ino))
     }
 
     /// Reads a folder's headers and entries anew. What is the same file or folder as before, as the disk's numbers say,
@@ -269,7 +311,15 @@ impl Inner {
             let fresh = self.read_folder(&path, None)?;
             tree.folders.retain(|_, at| *at != ino);
             tree.folders.extend(fresh.headers.iter().map(|(node, _)| (*node, ino)));
-            tree.folder_mut(ino)?.headers = fresh.headers;
+            let ids = fresh.headers.iter().map(|(node, _)| EntryId::Folder(*node)).collect();
+            let folder = tree.folder_mut(ino)?;
+            folder.headers = fresh.headers;
+            if let Some(place) = folder.place.clone()
+                && let Ok(listing) = tree.listing_mut(place.parent)
+                && let Some(entry) = listing.by_store_mut(&place.store)
+            {
+                entry.ids = ids;
+            }
         }
         self.load_listing(tree, ino)?;
         // The disk gives a number again once its file is gone: where it costs little nothing is taken for granted.

@@ -48,14 +48,16 @@ impl Inner {
         let keys = self.keys();
         let mut headers = Vec::new();
         let mut first_error = None;
-        let mut others = false;
+        let mut new_header = false;
         for listed in self.store.list(path).map_err(Error::io(path))? {
             let Ok(Stored::Header(node)) = folder::sort(listed.name.as_bytes()) else {
-                others |= !matches!(folder::sort(listed.name.as_bytes()), Ok(Stored::Aside));
                 continue;
             };
             match self.read_folder_header(&path.join(&listed.name), &node, at) {
-                Ok(()) => headers.push((node, Names::new(&keys, &node))),
+                Ok(mended) => {
+                    new_header |= mended;
+                    headers.push((node, Names::new(&keys, &node)));
+                }
                 Err(e) => {
                     first_error.get_or_insert(e);
                 }
@@ -65,17 +67,18 @@ impl Inner {
         if headers.is_empty() {
             match first_error {
                 Some(e) => self.refused(None, path, at.and_then(|(_, _, e)| e.id()), &e),
-                // What a crash leaves of a folder made just before it: an empty one, which gets a header again.
-                None if !others && !self.options.read_only => {
+                // What a crash leaves of a folder made just before it gets a header again. (Before anything durable moves into
+                // a folder its header is durable too.)
+                None if !self.options.read_only && at.is_none_or(|(tree, parent, _)| !self.is_strict(tree, parent)) => {
                     let node = NodeId::random();
                     let place = at.and_then(|(_, _, entry)| self.locator_of(entry, &EntryId::Folder(node)));
                     self.write_folder_header(path, &node, &place.unwrap_or(NOWHERE))?;
                     headers.push((node, Names::new(&keys, &node)));
+                    new_header = true;
                 }
                 None => {}
             }
         }
-        let new_header = false;
         Ok(Folder {
             lookups: 0,
             place: None,
@@ -84,15 +87,30 @@ impl Inner {
             stat: Some(stat),
             xattrs: None,
             listed: false,
-            dirty: false,
-            changes: 0,
+            observed: false,
+            dirty: new_header,
+            changes: u64::from(new_header),
             synced: 0,
             new_header,
         })
     }
 
-    fn read_folder_header(&self, path: &Path, node: &NodeId, at: Option<(&Tree, u64, &Entry)>) -> Result<()> {
+    /// `true`: it was lost in a crash, and was written anew.
+    fn read_folder_header(&self, path: &Path, node: &NodeId, at: Option<(&Tree, u64, &Entry)>) -> Result<bool> {
         let bytes = read_small(self.store.as_ref(), path, HEADER).map_err(Error::io(path))?;
+        if header::is_missing(&bytes)
+            && !self.options.read_only
+            && let Some((tree, parent, entry)) = at
+            && !self.is_strict(tree, parent)
+        {
+            // What a crash leaves of it is its name, which says all that there is to it.
+            let place = self.locator_of(entry, &EntryId::Folder(*node)).unwrap_or(NOWHERE);
+            let bytes =
+                FolderHeader::new(&self.keys(), *node).seal(&self.keys(), &place).map_err(Error::refused(path))?;
+            let file = self.store.open(path, true).map_err(Error::io(path))?;
+            file.write_at(&bytes, 0).map_err(Error::io(path))?;
+            return Ok(true);
+        }
         let bytes: [u8; HEADER] =
             bytes.try_into().map_err(|_| Error::Damaged { path: path.to_owned(), what: "a folder's header is cut" })?;
         let (header, found) = FolderHeader::open(&self.keys(), &bytes).map_err(Error::refused(path))?;
@@ -101,9 +119,10 @@ impl Inner {
         }
         let id = EntryId::Folder(*node);
         match at {
-            Some((tree, parent, entry)) => self.check_place(tree, parent, entry, &id, &found, path, false),
-            None => Ok(()),
+            Some((tree, parent, entry)) => self.check_place(tree, parent, entry, &id, &found, path, false)?,
+            None => {}
         }
+        Ok(false)
     }
 
     pub fn write_folder_header(&self, path: &Path, node: &NodeId, at: &Locator) -> Result<()> {
@@ -191,7 +210,10 @@ impl Inner {
                         seq: 0,
                     }),
                     Err(e) => {
-                        self.refused(Some(tree.shown_folder(ino)), &path.join(store.as_str()), None, &e);
+                        // After a crash it may be what is left of a name that was never durable.
+                        if self.is_strict(tree, ino) || !self.session.unmended() {
+                            self.refused(Some(tree.shown_folder(ino)), &path.join(store.as_str()), None, &e);
+                        }
                         listing.hidden.insert(listed.name);
                     }
                 },
@@ -301,6 +323,9 @@ impl Inner {
                 None => {
                     let ino = tree.new_ino();
                     tree.folders.extend(folder.headers.iter().map(|(node, _)| (*node, ino)));
+                    if folder.dirty {
+                        self.note_dirty(ino);
+                    }
                     tree.nodes.insert(ino, Node::Folder(Box::new(folder)));
                     ino
                 }

@@ -94,13 +94,26 @@ impl Inner {
                 None => {}
             }
         }
-        if changed {
+        if changed && !nodes.is_empty() {
+            self.mend_hidden(tree, ino)?;
             let folder = tree.folder_mut(ino)?;
             folder.listed = is_loose;
             self.touch_folder(tree, ino)?;
             done.folders += 1;
         }
         Ok(children)
+    }
+
+    /// What is left of names that were never durable goes to quarantine: nothing is thrown away.
+    fn mend_hidden(&self, tree: &mut Tree, ino: u64) -> Result<()> {
+        let path = tree.folder_path(ino)?;
+        for name in std::mem::take(&mut tree.listing_mut(ino)?.hidden) {
+            let at = path.join(&name);
+            tracing::warn!(path = %at.display(), "a name that no key opens goes to quarantine");
+            crate::session::into_quarantine(self.store.as_ref(), &at).map_err(Error::io(&at))?;
+            tree.next_seq(); // so that it is durable before the folder is recorded
+        }
+        Ok(())
     }
 
     fn mend_file(&self, tree: &Tree, ino: u64, loose: &HashMap<FileId, LooseFile>) -> Result<bool> {

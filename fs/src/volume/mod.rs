@@ -87,15 +87,7 @@ impl Volume {
     /// Makes `tree/` and the header of the topmost folder in a new store, durably.
     pub fn init(store: &Path, _vault: VaultId, keys: &ShareKeys) -> Result<()> {
         let disk = Disk::open(store).map_err(Error::io(store))?;
-        let tree = Path::new(TREE);
-        disk.make_folder(tree, 0o700).map_err(Error::io(tree))?;
-        let node = NodeId::root_of(keys.share());
-        let path = tree.join(folder::header_name(&node));
-        let header = folder::FolderHeader::new(keys, node).seal(keys, &NOWHERE).map_err(Error::refused(&path))?;
-        let file = disk.create(&path, 0o600).map_err(Error::io(&path))?;
-        file.write_at(&header, 0).and_then(|()| file.sync(false)).map_err(Error::io(&path))?;
-        disk.sync_folder(tree).map_err(Error::io(tree))?;
-        disk.sync_folder(Path::new("")).map_err(Error::io(store))
+        Self::init_on(&disk, keys)
     }
 
     /// Opens the volume of a store. Where `o.clean`, the session's list is emptied: mark the vault open, durably, after
@@ -108,7 +100,30 @@ impl Volume {
         feed: Arc<dyn Feed>,
         o: OpenOptions,
     ) -> Result<Volume> {
-        let disk: Arc<dyn Store> = Arc::new(Disk::open(store).map_err(Error::io(store))?);
+        let disk = Arc::new(Disk::open(store).map_err(Error::io(store))?);
+        Self::open_on(disk, store, keys, records, feed, o)
+    }
+
+    fn init_on(disk: &dyn Store, keys: &ShareKeys) -> Result<()> {
+        let tree = Path::new(TREE);
+        disk.make_folder(tree, 0o700).map_err(Error::io(tree))?;
+        let node = NodeId::root_of(keys.share());
+        let path = tree.join(folder::header_name(&node));
+        let header = folder::FolderHeader::new(keys, node).seal(keys, &NOWHERE).map_err(Error::refused(&path))?;
+        let file = disk.create(&path, 0o600).map_err(Error::io(&path))?;
+        file.write_at(&header, 0).and_then(|()| file.sync(false)).map_err(Error::io(&path))?;
+        disk.sync_folder(tree).map_err(Error::io(tree))?;
+        disk.sync_folder(Path::new("")).map_err(Error::io(tree))
+    }
+
+    fn open_on(
+        disk: Arc<dyn Store>,
+        store: &Path,
+        keys: ShareKeys,
+        records: Arc<dyn Records>,
+        feed: Arc<dyn Feed>,
+        o: OpenOptions,
+    ) -> Result<Volume> {
         let session = Session::begin(&disk, &keys, o.clean, o.read_only).map_err(Error::io(store))?;
         let root = Self::read_root(&disk, &keys)?;
         let inner = Inner {
@@ -148,6 +163,7 @@ impl Volume {
             stat: None,
             xattrs: None,
             listed: false,
+            observed: false,
             dirty: false,
             changes: 0,
             synced: 0,
@@ -207,6 +223,9 @@ impl Volume {
         *inner.keys.write() = Arc::new(keys);
     }
 }
+
+#[cfg(test)]
+mod crash;
 
 impl Inner {
     pub fn keys(&self) -> Arc<ShareKeys> {

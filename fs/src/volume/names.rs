@@ -158,6 +158,7 @@ impl Volume {
             stat: None,
             xattrs: Some(Default::default()),
             listed: false,
+            observed: false,
             dirty: true,
             changes: 1,
             synced: 0,
@@ -197,6 +198,12 @@ impl Volume {
         entry.ids = vec![EntryId::File(file.id)];
         let to = tree.path_at(parent, &entry.store)?;
         let at = inner.locator_of(&entry, &EntryId::File(file.id)).ok_or(Error::Errno(libc::EACCES))?;
+        if let Some(place) = tree.file(ino)?.places.first().cloned()
+            && let Some(source) = tree.listing(place.parent)?.by_store(&place.store).cloned()
+        {
+            inner.before_move(&mut tree, (place.parent, &source), (parent, &entry))?;
+            entry.seq = tree.next_seq();
+        }
         inner.relocate_link(&from, None, Some(&at))?;
         inner.store.link(&from, &to).map_err(Error::io(&to))?;
         file.state.write().stat = None;

@@ -117,6 +117,8 @@ impl Inner {
         entry.disk = source.disk;
         let old = tree.path_at(parent, &source.store)?;
         let new = tree.folder_path(new_parent)?.join(entry.store.as_str());
+        self.before_move(tree, (parent, source), (new_parent, &entry))?;
+        entry.seq = tree.next_seq(); // what was made durable just now was without it
         self.relocate(tree, &old, source, &entry)?;
         if let Err(e) = self.store.rename(&old, &new, how) {
             self.relocate(tree, &old, &entry, source)?;
@@ -133,6 +135,8 @@ impl Inner {
 
     fn exchange(&self, tree: &mut Tree, a: (u64, &Entry), b: (u64, &Entry)) -> Result<()> {
         self.intend_folders(tree, &[a.0, b.0])?;
+        self.before_move(tree, a, b)?;
+        self.before_move(tree, b, a)?;
         let path_a = tree.path_at(a.0, &a.1.store)?;
         let path_b = tree.path_at(b.0, &b.1.store)?;
         let seq = tree.next_seq();

@@ -62,6 +62,8 @@ pub(crate) struct Folder {
     pub xattrs: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
     /// It is on the session's list.
     pub listed: bool,
+    /// It was observed: a record of what it was then may be on its way.
+    pub observed: bool,
     /// Differs from its records by our own work; how often it changed.
     pub dirty: bool,
     pub changes: u64,
