@@ -157,3 +157,66 @@ fn wrong_bytes_are_refused_and_another_peer_is_asked() {
     until_same(pi, laptop);
     assert_eq!(pi.quarantined(), 0);
 }
+
+#[test]
+fn a_file_with_two_names_keeps_both_through_edits_moves_and_the_loss_of_one() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    lab.link(laptop, pi);
+    write_folder(&laptop.tree().join("Folder"), NodeId::random());
+    laptop.save(&lab, "One", 1, 20_000);
+    std::fs::hard_link(laptop.tree().join("One"), laptop.tree().join("Folder/Two")).unwrap();
+    laptop.record(&lab);
+    until_same(pi, laptop);
+    let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(pi.tree().join(name)).unwrap());
+    assert_eq!(inode("One"), inode("Folder/Two"));
+    // An edit in place, as both names see it.
+    let mut bytes = std::fs::read(laptop.tree().join("One")).unwrap();
+    bytes[10_000] ^= 1;
+    std::fs::write(laptop.tree().join("One"), &bytes).unwrap();
+    laptop.record(&lab);
+    until_same(pi, laptop);
+    assert_eq!(inode("One"), inode("Folder/Two"));
+    std::fs::rename(laptop.tree().join("One"), laptop.tree().join("Folder/Three")).unwrap();
+    laptop.record(&lab);
+    until_same(pi, laptop);
+    std::fs::remove_file(laptop.tree().join("Folder/Two")).unwrap();
+    laptop.record(&lab);
+    until_same(pi, laptop);
+    std::fs::rename(laptop.tree().join("Folder"), laptop.tree().join("Elsewhere")).unwrap();
+    laptop.record(&lab);
+    until_same(pi, laptop);
+    assert_eq!(pi.shows().len(), 2, "a header and a file");
+    assert_eq!(pi.quarantined(), 0);
+}
+
+#[test]
+fn edits_made_apart_are_the_same_conflict_everywhere_and_both_bodies_are_kept() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("desktop", Full)]);
+    let [laptop, pi, desktop] = &mut devices[..] else { unreachable!() };
+    for device in [&mut *laptop, &mut *pi, &mut *desktop] {
+        device.start(&lab);
+    }
+    laptop.save(&lab, "Note", 1, 5_000);
+    lab.link(laptop, pi);
+    lab.link(desktop, pi);
+    until_same(desktop, laptop);
+    lab.unlink(laptop, pi);
+    lab.unlink(desktop, pi);
+    laptop.save(&lab, "Note", 2, 5_000);
+    desktop.save(&lab, "Note", 3, 5_000);
+    let note = |d: &replica_support::Device| std::fs::read(d.tree().join("Note")).unwrap();
+    let sides = [note(laptop), note(desktop)];
+    lab.link(laptop, pi);
+    lab.link(desktop, pi);
+    until("all know of it", || [&*laptop, &*pi, &*desktop].iter().all(|d| d.replica().status().conflicts == 1));
+    until_same(desktop, laptop);
+    until_same(pi, laptop);
+    let loser = sides.iter().find(|side| **side != note(pi)).unwrap();
+    until("the other side is kept", || {
+        let beside = [&*laptop, &*pi, &*desktop].map(|d| d.keeps(loser) || d.holds(loser));
+        beside.iter().all(|kept| *kept)
+    });
+}

@@ -13,6 +13,10 @@ use crate::engine::{Head, Taken};
 use crate::record::{RecordError, Signed};
 use crate::wire::{Decoder, Frame, Hello};
 
+/// The most authors (lives of devices) that a peer may claim to have read, twice over.
+const MAX_AUTHORS: usize = 8192;
+const MAX_REFUSED: usize = 20;
+
 /// A record, and the body that came with it.
 type Came = (Arc<Signed>, Option<Vec<u8>>);
 
@@ -98,6 +102,9 @@ impl Inner {
                 }
                 Frame::Heads(heads) => {
                     if let Some(p) = self.peers.lock().get_mut(&peer) {
+                        if p.heads.len() + heads.len() > MAX_AUTHORS {
+                            return Err("heads of more authors than can be".into());
+                        }
                         p.heads.merge(&heads);
                     }
                     self.core.lock().engine.handle_peer_heads(peer, &heads);
@@ -115,7 +122,10 @@ impl Inner {
         match verified {
             Ok(()) => return Ok(true),
             Err(e @ (RecordError::NotListed(_) | RecordError::MayNotWrite(_))) if author != peer => {
-                if self.refused.lock().insert(author) {
+                // Authors can be made up: neither the set nor the notices are for the peer to fill.
+                let mut refused = self.refused.lock();
+                if refused.len() < MAX_REFUSED && refused.insert(author) {
+                    drop(refused);
                     self.notice(format!("records are refused: {e}"));
                 }
             }

@@ -366,9 +366,21 @@ impl Device {
 
     /// Whether versions/ has a body of this content.
     pub fn keeps(&self, content: &[u8]) -> bool {
-        let kept = std::fs::read_dir(self.store().join("versions")).unwrap();
+        self.has_beside("versions", content)
+    }
+
+    /// Whether it came, and is not in the tree.
+    pub fn holds(&self, content: &[u8]) -> bool {
+        self.has_beside("incoming", content)
+    }
+
+    fn has_beside(&self, dir: &str, content: &[u8]) -> bool {
+        let kept = std::fs::read_dir(self.store().join(dir)).unwrap();
         kept.flatten().any(|e| {
-            let mut bytes = std::fs::read(e.path()).unwrap();
+            let Ok(mut bytes) = std::fs::read(e.path()) else { return false };
+            if bytes.len() != content.len() {
+                return false;
+            }
             bytes[LOCATOR].copy_from_slice(&content[LOCATOR]);
             bytes == content
         })
