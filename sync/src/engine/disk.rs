@@ -163,6 +163,11 @@ impl Disk {
         names.flat_map(|(name, nodes)| nodes.iter().map(move |n| (name, *n)))
     }
 
+    /// Their names, each once: a directory with several headers is one entry.
+    pub fn names(&self, folder: &NodeId) -> Vec<StoreName> {
+        self.entries.get(folder).into_iter().flat_map(BTreeMap::keys).cloned().collect()
+    }
+
     pub fn is_empty(&self, folder: &NodeId) -> bool {
         !self.entries.contains_key(folder)
     }

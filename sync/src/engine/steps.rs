@@ -453,11 +453,7 @@ impl Engine {
             Err(wait) => Plan::Wait(wait),
             Ok(join) => {
                 let split = self.disk.headers(node).len() > 1;
-                let entries = if split || join {
-                    self.disk.children(node).map(|(name, _)| name.clone()).collect()
-                } else {
-                    Vec::new()
-                };
+                let entries = if split || join { self.disk.names(node) } else { Vec::new() };
                 Plan::step(Step::MoveFolder { node: *node, from, to, locator, split, join, entries }, Some(after))
             }
         }
@@ -552,11 +548,7 @@ impl Engine {
                 }
                 None => {
                     let split = self.disk.headers(&node).len() > 1;
-                    let entries = if split {
-                        self.disk.children(&node).map(|(name, _)| name.clone()).collect()
-                    } else {
-                        Vec::new()
-                    };
+                    let entries = if split { self.disk.names(&node) } else { Vec::new() };
                     Step::MoveFolder { node, from, to, locator, split, join: false, entries }
                 }
             };
