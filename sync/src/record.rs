@@ -412,6 +412,32 @@ mod tests {
     }
 
     #[test]
+    fn only_listed_writers_are_believed_and_the_lost_up_to_their_cut() {
+        use keymgr::account::AccountKey;
+        use keymgr::devices::{Listed, RecordCut};
+        let (account, admin) = (AccountKey::generate(), DeviceKeys::generate());
+        let (blind, lost, stranger) = (DeviceKeys::generate(), DeviceKeys::generate(), DeviceKeys::generate());
+        let listed = |keys: &DeviceKeys, role| Listed::new(keys.public(), role, "name", "a@example.org", 1);
+        let list = DeviceList::create(&account, &admin, listed(&admin, Role::Full)).unwrap();
+        let list = list.with_added(&admin, listed(&blind, Role::Blind)).unwrap();
+        let list = list.with_added(&admin, listed(&lost, Role::Full)).unwrap();
+        let incarnation = Incarnation::from_bytes([1; 8]);
+        let signed = |keys: &DeviceKeys, number: u64| {
+            let previous = (number > 1).then(|| RecordHash::from_bytes([2; 32]));
+            Signed::sign(keys, incarnation, number, previous, 1, record()).unwrap()
+        };
+        assert_eq!(signed(&admin, 1).verify(&list), Ok(()));
+        assert_eq!(signed(&lost, 1).verify(&list), Ok(()));
+        assert_eq!(signed(&blind, 1).verify(&list), Err(RecordError::MayNotWrite(blind.id())));
+        assert_eq!(signed(&stranger, 1).verify(&list), Err(RecordError::NotListed(stranger.id())));
+        let share = record().share;
+        let cut = Cut::Lost(vec![RecordCut { share, incarnation, number: 1 }]);
+        let list = list.with_removed(&admin, lost.id(), cut).unwrap();
+        assert_eq!(signed(&lost, 1).verify(&list), Ok(()), "what it wrote before it was lost");
+        assert_eq!(signed(&lost, 2).verify(&list), Err(RecordError::NotListed(lost.id())), "what its finder writes");
+    }
+
+    #[test]
     fn every_cut_and_every_trailing_byte_is_refused() {
         let bytes = signed(record()).unwrap().bytes().to_vec();
         for end in 0..bytes.len() {

@@ -87,7 +87,7 @@ fn without(off: impl FnOnce(&mut Rules)) -> Options {
 
 #[test]
 fn an_edit_in_a_conflict_that_replaces_the_other_side_loses_it() {
-    assert!(goes_wrong(0, without(|r| r.dot = false), &["lost"]));
+    assert!(goes_wrong(1000, without(|r| r.dot = false), &["lost"]));
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn a_folder_hidden_by_its_tombstone_hides_what_lives_in_it() {
 
 #[test]
 fn a_cycle_that_is_not_cut_hangs_nowhere() {
-    assert!(goes_wrong(0, without(|r| r.cycle = false), &["lost", "differs"]));
+    assert!(goes_wrong(2100, without(|r| r.cycle = false), &["lost", "differs"]));
 }
 
 #[test]
@@ -117,12 +117,12 @@ fn a_record_without_its_body_cannot_be_shown() {
 
 #[test]
 fn records_named_by_author_and_number_lose_what_a_restored_backup_writes() {
-    assert!(goes_wrong(0, Options { branch: false, ..Options::default() }, &["lost", "differs"]));
+    assert!(goes_wrong(2300, Options { branch: false, ..Options::default() }, &["lost", "differs"]));
 }
 
 #[test]
 fn fields_that_do_not_merge_apart_make_more_conflicts() {
-    let (_, with) = run(0, 400, Options::default());
-    let (_, off) = run(0, 400, without(|r| r.fields = false));
+    let (_, with) = run(0, 200, Options::default());
+    let (_, off) = run(0, 200, without(|r| r.fields = false));
     assert!(off > with + with / 4, "{with} conflicts with the rule, {off} without");
 }

@@ -1,0 +1,217 @@
+//! Single rules of the engine on two devices, each by the smallest story that needs it.
+
+use keymgr::ids::{
+    DeviceId, Epoch, FileId, Incarnation, LineageId, Locator, NodeId, RecordHash, Root, ShareId, StoreName,
+};
+use sync::engine::{
+    Done, Engine, EntryId, Observation, ObservedEntry, ObservedFile, ObservedFolder, Rules, Step, Taken, Unsettled,
+};
+use sync::record::{Author, Entry, Kind, Record};
+
+struct Device {
+    engine: Engine,
+    author: Author,
+    log: Vec<Entry>,
+}
+
+fn share() -> ShareId {
+    ShareId::from_bytes([1; 16])
+}
+
+fn root() -> NodeId {
+    NodeId::root_of(share())
+}
+
+fn file(id: u8, version: u8) -> ObservedFile {
+    ObservedFile {
+        file: FileId::from_bytes([id; 16]),
+        kind: Kind::File,
+        epoch: Epoch::FIRST,
+        lineage: LineageId::from_bytes([id; 16]),
+        length: 4097,
+        root: Root::from_bytes([version; 32]),
+        attrs: vec![version],
+    }
+}
+
+fn listing(entries: &[(&str, u8)]) -> Vec<ObservedFolder> {
+    let entry = |(name, id): &(&str, u8)| ObservedEntry {
+        name: StoreName::parse(name).unwrap(),
+        under: root(),
+        id: EntryId::File(FileId::from_bytes([*id; 16])),
+        locator: Locator::from_bytes([*id; 16]),
+    };
+    vec![ObservedFolder { node: root(), also: vec![], entries: entries.iter().map(entry).collect(), attrs: vec![] }]
+}
+
+impl Device {
+    fn new(n: u8, rules: Rules) -> Self {
+        let id = DeviceId::from_bytes([n; 32]);
+        let author = Author { device: id, incarnation: Incarnation::from_bytes([n; 8]) };
+        Self { engine: Engine::with_rules(share(), id, true, rules), author, log: Vec::new() }
+    }
+
+    fn sign(&mut self, drafts: Vec<Record>) -> Vec<Record> {
+        for record in &drafts {
+            record.check().unwrap();
+            let head = self.engine.heads().get(&self.author).copied();
+            let number = head.map_or(1, |h| h.number + 1);
+            let previous = head.map(|h| h.hash);
+            let bytes = postcard::to_stdvec(&(self.author, number, record)).unwrap();
+            let hash = RecordHash::from_bytes(*blake3::hash(&bytes).as_bytes());
+            let entry = Entry { hash, author: self.author, number, previous, record: record.clone() };
+            self.engine.handle_record(entry.clone());
+            self.log.push(entry);
+        }
+        drafts
+    }
+
+    fn does(&mut self, names: &[(&str, u8)], files: Vec<ObservedFile>) -> Vec<Record> {
+        let drafts = self.engine.author(&Observation { folders: listing(names), files });
+        self.sign(drafts)
+    }
+
+    fn takes(&mut self, other: &Device, bodies: bool) {
+        for entry in &other.log {
+            if let Some(content) = entry.record.content().filter(|_| bodies) {
+                self.engine.handle_body(content.root);
+            }
+            self.engine.handle_record(entry.clone());
+        }
+    }
+
+    fn steps(&mut self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some((id, step)) = self.engine.poll_step() {
+            self.engine.handle_done(id, Done::Made { attrs: None });
+            steps.push(step);
+        }
+        steps
+    }
+
+    fn names(&self) -> Vec<(String, u8)> {
+        let all = self.engine.disk_folder(&root()).unwrap();
+        let id = |id: EntryId| match id {
+            EntryId::File(file) => file.as_bytes()[0],
+            EntryId::Folder(node) => node.as_bytes()[0],
+        };
+        all.into_iter().map(|(name, entry)| (name.to_string(), id(entry))).collect()
+    }
+}
+
+fn two(rules: Rules) -> (Device, Device) {
+    (Device::new(10, rules), Device::new(20, rules))
+}
+
+#[test]
+fn saving_by_rename_keeps_the_node_and_costs_no_conflict_with_a_rename_elsewhere() {
+    for saved in [true, false] {
+        let (mut a, mut b) = two(Rules { saved, ..Rules::default() });
+        let first = a.does(&[("doc", 1)], vec![file(1, 1)]);
+        b.takes(&a, true);
+        b.steps();
+        b.does(&[("renamed", 1)], vec![]);
+        let second = a.does(&[("doc", 2)], vec![file(2, 2)]);
+        assert_eq!(second[0].node == first[0].node, saved);
+        a.takes(&b, true);
+        a.steps();
+        // With the rule: one file, the new content under the new name. Without: what was saved and what was renamed.
+        assert_eq!(a.names().len(), if saved { 1 } else { 2 }, "{:?}", a.names());
+        if saved {
+            assert_eq!(a.names()[0], ("renamed".to_owned(), 2));
+            let seal = a.engine.unsettled();
+            assert!(matches!(seal.as_slice(), [Unsettled::Seal { .. }]), "its locator is made anew: {seal:?}");
+        }
+    }
+}
+
+#[test]
+fn a_published_file_carries_its_node_over_the_name_of_another() {
+    let (mut a, _) = two(Rules::default());
+    let made = a.does(&[("one", 1), ("two", 2)], vec![file(1, 1), file(2, 2)]);
+    let node = |id: u8| made.iter().find(|r| r.content().unwrap().file == FileId::from_bytes([id; 16])).unwrap().node;
+    let over = a.does(&[("two", 1)], vec![]);
+    assert_eq!(over.iter().map(|r| (r.node, r.is_dead())).collect::<Vec<_>>(), [(node(1), false), (node(2), true)]);
+    assert!(over.iter().all(|r| r.together.is_some()), "all or none");
+}
+
+#[test]
+fn of_a_rename_over_half_a_group_shows_nothing() {
+    for together in [true, false] {
+        let (mut a, mut b) = two(Rules { together, ..Rules::default() });
+        a.does(&[("one", 1), ("two", 2)], vec![file(1, 1), file(2, 2)]);
+        b.takes(&a, true);
+        b.steps();
+        let over = a.does(&[("two", 1)], vec![]);
+        assert_eq!(over.len(), 2);
+        let first = a.log[2].clone();
+        b.engine.handle_record(first);
+        b.steps();
+        let whole = [("one".to_owned(), 1), ("two".to_owned(), 2)];
+        assert_eq!(b.names() == whole, together, "{:?}", b.names());
+        b.takes(&a, true);
+        b.steps();
+        assert_eq!(b.names(), [("two".to_owned(), 1)]);
+    }
+}
+
+#[test]
+fn a_swap_of_names_moves_one_aside_and_back() {
+    let (mut a, mut b) = two(Rules::default());
+    a.does(&[("one", 1), ("two", 2)], vec![file(1, 1), file(2, 2)]);
+    b.takes(&a, true);
+    b.steps();
+    a.does(&[("one", 2), ("two", 1)], vec![]);
+    b.takes(&a, true);
+    assert_eq!(b.steps().len(), 3);
+    assert_eq!(b.names(), [("one".to_owned(), 2), ("two".to_owned(), 1)]);
+}
+
+#[test]
+fn the_newest_version_with_a_body_is_shown_and_an_edit_of_it_is_a_conflict_with_what_was_not_seen() {
+    let (mut a, mut b) = two(Rules::default());
+    a.does(&[("doc", 1)], vec![file(1, 1)]);
+    b.takes(&a, true);
+    b.steps();
+    a.does(&[("doc", 1)], vec![file(1, 2)]);
+    b.takes(&a, false);
+    assert!(b.steps().is_empty(), "the new body is not here");
+    assert_eq!(b.engine.wanted().len(), 1);
+    let mine = b.does(&[("doc", 1)], vec![file(1, 3)]);
+    assert_eq!(mine.len(), 1);
+    b.takes(&a, true);
+    let conflict = b.engine.conflicts();
+    assert_eq!(conflict.len(), 1, "both sides stand: {conflict:?}");
+}
+
+#[test]
+fn numbers_order_transport_only() {
+    let (mut a, mut b) = two(Rules::default());
+    a.does(&[("doc", 1)], vec![file(1, 1)]);
+    let mut raised = a.log[0].clone();
+    raised.number = u64::MAX;
+    raised.hash = RecordHash::from_bytes([9; 32]);
+    assert_eq!(b.engine.handle_record(raised), Taken::Early { expected: 1 });
+    assert_eq!(b.engine.handle_record(a.log[0].clone()), Taken::New);
+    assert_eq!(b.engine.handle_record(a.log[0].clone()), Taken::Known);
+    // A record that says it replaces what its author cannot name changes nothing of what is there.
+    let mut claim = a.log[0].clone();
+    claim.number = 2;
+    claim.previous = Some(claim.hash);
+    claim.hash = RecordHash::from_bytes([8; 32]);
+    claim.record.replaces = vec![RecordHash::from_bytes([7; 32])];
+    b.engine.handle_body(Root::from_bytes([1; 32]));
+    assert_eq!(b.engine.handle_record(claim), Taken::New);
+    b.steps();
+    assert_eq!(b.names(), [("doc".to_owned(), 1)]);
+    let mut fork = a.log[0].clone();
+    fork.number = 2;
+    fork.hash = RecordHash::from_bytes([6; 32]);
+    assert_eq!(b.engine.handle_record(fork), Taken::Fork);
+}
+
+#[test]
+fn a_reader_never_authors() {
+    let mut reader = Engine::new(share(), DeviceId::from_bytes([3; 32]), false);
+    assert!(reader.author(&Observation { folders: listing(&[("doc", 1)]), files: vec![file(1, 1)] }).is_empty());
+}
