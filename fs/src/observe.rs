@@ -6,10 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keymgr::ids::{Epoch, FileId, LineageId, Locator, NodeId, Root, StoreName};
-use keymgr::root::{Groups, count};
+use keymgr::root::{Groups, count, zero_locator};
 
 use crate::content::{Kind, roots};
+use crate::format::HEADER;
+use crate::format::folder::header_name;
 use crate::records::EntryId;
+use crate::store::read_small;
 use crate::volume::file::FileNode;
 use crate::volume::tree::{Entry, Node, Place, ROOT, Tree};
 use crate::volume::{Error, Inner, Result, Volume, attrs};
@@ -39,6 +42,8 @@ pub struct ObservedFolder {
     pub entries: Vec<(StoreName, NodeId, EntryId, Locator)>,
     /// Sealed attributes of `node`.
     pub attrs: Vec<u8>,
+    /// The header of `node` with its locator zeroed: whoever replicates the folder without a key writes it anew.
+    pub header: Vec<u8>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -53,6 +58,8 @@ pub struct ObservedFile {
     pub groups: Groups,
     /// The groups that may differ from the record before.
     pub changed: Vec<u32>,
+    /// The root of that record, if there is one.
+    pub replaced: Option<Root>,
     /// Sealed attributes.
     pub attrs: Vec<u8>,
 }
@@ -217,7 +224,9 @@ impl Inner {
             let Some(path) = tree.file_path(file.ino)? else { return Ok(None) };
             (path, self.long_names(&tree, &tree.file(file.ino)?.places))
         };
-        let recorded = self.records.file(file.id).and_then(|r| r.groups).unwrap_or_default();
+        let before = self.records.file(file.id);
+        let replaced = before.as_ref().map(|r| r.root);
+        let recorded = before.and_then(|r| r.groups).unwrap_or_default();
         let mut state = file.state.write();
         if state.changes != changes || state.damaged {
             return Ok(None);
@@ -253,6 +262,7 @@ impl Inner {
             root: groups.root(),
             groups,
             changed: list,
+            replaced,
             attrs,
         };
         let seen = Seen { ino: file.ino, changes };
@@ -320,7 +330,10 @@ impl Inner {
         let attrs = attrs::collect(&stat, false, xattrs, long_names)
             .seal(&keys, node.as_bytes())
             .map_err(Error::refused(&path))?;
-        Ok((ObservedFolder { node, also, entries, attrs }, complete))
+        let header = path.join(header_name(&node));
+        let mut header = read_small(self.store.as_ref(), &header, HEADER).map_err(Error::io(&header))?;
+        zero_locator(&mut header);
+        Ok((ObservedFolder { node, also, entries, attrs, header }, complete))
     }
 
     /// What the sidecars of an inode's names hold.

@@ -89,7 +89,7 @@ impl Closed {
         let volume = self.vault.open(true);
         assert_eq!(get(&volume, ROOT, name), Err(libc::EIO), "{name}");
         assert!(!self.vault.ear.refusals.lock().unwrap().is_empty());
-        let found = volume.fsck(|_| ()).unwrap();
+        let found = volume.fsck(false, |_| ()).unwrap();
         assert!(found.iter().any(|f| f.shown == Path::new(name)), "{found:?}");
         for good in ["small", "other", "big"].iter().filter(|good| **good != name) {
             get(&volume, ROOT, good).unwrap();

@@ -294,5 +294,5 @@ fn two_headers_in_one_directory_are_one_folder() {
     here.close(&volume);
     drop(volume);
     let volume = here.open(true);
-    assert_eq!(volume.fsck(|_| ()).unwrap(), []);
+    assert_eq!(volume.fsck(false, |_| ()).unwrap(), []);
 }

@@ -266,7 +266,7 @@ fn random_operations_leave_what_a_model_says() {
             drop(volume);
             let volume = vault.open(true);
             compare(&volume, &model);
-            assert_eq!(volume.fsck(|_| ()).unwrap(), [], "seed {seed}");
+            assert_eq!(volume.fsck(false, |_| ()).unwrap(), [], "seed {seed}");
             assert_eq!(volume.refusals(), [], "seed {seed}");
         }
     }
@@ -303,7 +303,7 @@ fn what_a_killed_session_left_is_mended_and_recorded() {
         vault.close(&volume);
         drop(volume);
         let volume = vault.open(true);
-        assert_eq!(volume.fsck(|_| ()).unwrap(), [], "seed {seed}");
+        assert_eq!(volume.fsck(false, |_| ()).unwrap(), [], "seed {seed}");
         compare(&volume, &model);
     }
 }

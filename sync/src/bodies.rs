@@ -182,6 +182,11 @@ impl Bodies {
         &self.incoming
     }
 
+    /// The chaining values of a body, where they are at hand.
+    pub fn known_groups(&self, root: &Root) -> Option<Groups> {
+        self.groups.lock().get(root).cloned()
+    }
+
     /// What fs said of a body that it wrote.
     pub fn remember(&self, root: Root, groups: Groups) {
         let mut known = self.groups.lock();

@@ -1,20 +1,21 @@
 //! Steps of the engine, done on the ciphertext tree. Every path is opened beneath `tree/`, without symlinks; names are
 //! sealed names or a folder's header, kinds are regular files and folders; what is replaced or deleted goes to versions/.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use keymgr::ids::{Locator, NodeId, StoreName};
+use keymgr::ids::{Locator, NodeId, Root, StoreName};
 use keymgr::root::LOCATOR;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, RenameFlags, ResolveFlag};
 use nix::sys::stat::Mode;
 use nix::sys::time::TimeSpec;
 
 use crate::bodies::{Bodies, groups_of_open};
-use crate::engine::{Done, Engine, EntryId, Spot, Step};
+use crate::engine::{Done, EntryId, Spot, Step};
 use crate::record::Content;
 use crate::scan::Clear;
 
@@ -29,6 +30,21 @@ pub trait Inside {
     fn dress(&self, path: &Path, id: &EntryId, attrs: &[u8]) -> io::Result<Option<Vec<u8>>>;
     /// Entries of these folders changed, these files were replaced or dressed.
     fn touched(&self, folders: &[NodeId], files: &[EntryId]);
+}
+
+/// Where things lie, as the engine says it.
+pub trait Paths {
+    /// The names down to a spot, which may be there or not.
+    fn spot(&self, spot: &Spot) -> Option<Vec<StoreName>>;
+    /// The names down to a file of the tree that has this body.
+    fn body(&self, root: &Root) -> Option<Vec<StoreName>>;
+}
+
+/// What steps changed, for the file system's tables.
+#[derive(Default)]
+pub struct Touched {
+    pub folders: Vec<NodeId>,
+    pub files: Vec<EntryId>,
 }
 
 /// The ciphertext tree of a store.
@@ -71,8 +87,8 @@ impl Tree {
         beneath(&self.root, path, OFlag::O_DIRECTORY | OFlag::O_RDONLY)
     }
 
-    fn place<'a>(&self, engine: &Engine, spot: &'a Spot) -> Result<Place<'a>, Stop> {
-        let names = engine.spot_path(spot).ok_or(Stop::Refused)?;
+    fn place<'a>(&self, paths: &dyn Paths, spot: &'a Spot) -> Result<Place<'a>, Stop> {
+        let names = paths.spot(spot).ok_or(Stop::Refused)?;
         let above = names.get(..names.len().saturating_sub(1)).unwrap_or_default();
         Ok(Place { dir: self.dir(above)?, name: spot.name.as_str(), path: self.path_of(&names) })
     }
@@ -90,13 +106,19 @@ impl Tree {
         Ok(())
     }
 
-    /// Does a step. `inside`: the file system of a full device, whose operations all wait meanwhile.
-    pub fn step(&self, engine: &Engine, bodies: &Bodies, inside: Option<&dyn Inside>, step: &Step) -> Done {
-        let mut work = Work { tree: self, engine, bodies, inside, folders: Vec::new(), files: Vec::new(), shows: None };
+    /// Does a step. `inside`: the file system of a full device, whose operations all wait meanwhile; it has to be told of
+    /// what was touched once the engine knows of the step.
+    pub fn step(
+        &self,
+        paths: &dyn Paths,
+        bodies: &Bodies,
+        inside: Option<&dyn Inside>,
+        touched: &mut Touched,
+        step: &Step,
+    ) -> Done {
+        let mut work = Work { tree: self, paths, bodies, inside, touched, shows: None, times: RefCell::default() };
         let outcome = work.step(step);
-        if let Some(inside) = inside {
-            inside.touched(&work.folders, &work.files);
-        }
+        work.restore_times();
         match outcome {
             Ok(()) => Done::Made { attrs: work.shows },
             Err(Stop::Busy) => Done::Busy,
@@ -130,21 +152,42 @@ impl From<nix::Error> for Stop {
 
 struct Work<'a> {
     tree: &'a Tree,
-    engine: &'a Engine,
+    paths: &'a dyn Paths,
     bodies: &'a Bodies,
     inside: Option<&'a dyn Inside>,
-    folders: Vec<NodeId>,
-    files: Vec<EntryId>,
+    touched: &'a mut Touched,
     shows: Option<Vec<u8>>,
+    /// The folders that the step changes entries of, with their times: those are said by their own records.
+    times: RefCell<Vec<(OwnedFd, TimeSpec)>>,
 }
 
 impl Work<'_> {
+    fn keep_time(&self, dir: &OwnedFd) -> Result<(), Stop> {
+        let stat = nix::sys::stat::fstat(dir)?;
+        self.times.borrow_mut().push((dir.try_clone()?, TimeSpec::new(stat.st_mtime, stat.st_mtime_nsec)));
+        Ok(())
+    }
+
+    fn restore_times(&mut self) {
+        // The time that was kept first is the one from before the step.
+        for (dir, time) in self.times.take().into_iter().rev() {
+            let _ = nix::sys::stat::futimens(&dir, &TimeSpec::UTIME_OMIT, &time);
+        }
+    }
+
+    /// A folder in a folder.
+    fn folder(&self, dir: &OwnedFd, name: &str) -> Result<OwnedFd, Stop> {
+        let folder = beneath(dir, Path::new(name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+        self.keep_time(&folder)?;
+        Ok(folder)
+    }
+
     fn step(&mut self, step: &Step) -> Result<(), Stop> {
         match step {
             Step::MakeFolder { node, at, locator, attrs, join } => {
                 let place = self.place(at)?;
                 if *join {
-                    let dir = beneath(&place.dir, Path::new(place.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+                    let dir = self.folder(&place.dir, place.name)?;
                     self.tree.write_header(&dir, node, attrs, locator)?;
                 } else {
                     // Made aside and renamed: no crash leaves a folder without its header.
@@ -161,8 +204,8 @@ impl Work<'_> {
                     sync(&dir)?;
                 }
                 sync(&place.dir)?;
-                self.folders.push(at.folder);
-                self.folders.push(*node);
+                self.touched.folders.push(at.folder);
+                self.touched.folders.push(*node);
                 self.dress(&place.path, EntryId::Folder(*node), attrs)
             }
             Step::PutFile { at, content, attrs, attrs_for, .. } => self.put(at, None, content, attrs, attrs_for),
@@ -180,10 +223,10 @@ impl Work<'_> {
                     self.keep(&place, content)?;
                     unlink(&place.dir, place.name, false)?;
                     sync(&place.dir)?;
-                    self.folders.push(spot.folder);
+                    self.touched.folders.push(spot.folder);
                 }
                 self.kept_now(content);
-                self.files.push(EntryId::File(content.file));
+                self.touched.files.push(EntryId::File(content.file));
                 Ok(())
             }
             Step::RemoveFolder { node, at, split } => {
@@ -191,7 +234,7 @@ impl Work<'_> {
                     return Err(Stop::Busy);
                 }
                 let place = self.place(at)?;
-                let dir = beneath(&place.dir, Path::new(place.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+                let dir = self.folder(&place.dir, place.name)?;
                 if !*split && entries(&dir)?.iter().any(|n| *n != header_name(node)) {
                     return Err(Stop::Busy);
                 }
@@ -200,8 +243,8 @@ impl Work<'_> {
                     unlink(&place.dir, place.name, true)?;
                 }
                 sync(&place.dir)?;
-                self.folders.push(at.folder);
-                self.folders.push(*node);
+                self.touched.folders.push(at.folder);
+                self.touched.folders.push(*node);
                 Ok(())
             }
             Step::Dress { node, at, attrs, attrs_for } => {
@@ -210,29 +253,42 @@ impl Work<'_> {
                 }
                 let path = match at {
                     Some(spot) => self.place(spot)?.path,
-                    None => {
-                        self.root_header(node, attrs)?;
-                        self.tree.path.clone()
-                    }
+                    None => self.tree.path.clone(),
                 };
+                if let EntryId::Folder(_) = attrs_for {
+                    let dir = match at {
+                        Some(spot) => self.folder(&self.place(spot)?.dir, spot.name.as_str())?,
+                        None => self.tree.dir(&[])?,
+                    };
+                    self.same_header(&dir, node, attrs)?;
+                }
                 self.dress(&path, *attrs_for, attrs)
             }
         }
     }
 
-    /// The root is there from the beginning; its header only where fs made it, or once its record has come.
-    fn root_header(&self, node: &NodeId, attrs: &[u8]) -> Result<(), Stop> {
-        let there = beneath(&self.tree.root, Path::new(&header_name(node)), OFlag::O_RDONLY | OFlag::O_NONBLOCK);
-        let locator = attrs.get(LOCATOR).and_then(|l| Locator::from_slice(l).ok());
-        if let (Err(_), Some(locator)) = (there, locator) {
-            self.tree.write_header(&self.tree.root, node, attrs, &locator)?;
-            sync(&self.tree.root)?;
-        }
-        Ok(())
+    fn place<'s>(&self, spot: &'s Spot) -> Result<Place<'s>, Stop> {
+        let place = self.tree.place(self.paths, spot)?;
+        self.keep_time(&place.dir)?;
+        Ok(place)
     }
 
-    fn place<'s>(&self, spot: &'s Spot) -> Result<Place<'s>, Stop> {
-        self.tree.place(self.engine, spot)
+    /// The root is there from the beginning: without a header on a blind device, with one of its own on each full one. The
+    /// header of its record becomes everybody's.
+    fn same_header(&self, dir: &OwnedFd, node: &NodeId, attrs: &[u8]) -> Result<(), Stop> {
+        let mut locator = [0; LOCATOR.end - LOCATOR.start];
+        let mut there = [0; FOLDER_HEADER];
+        if let Ok(fd) = beneath(dir, Path::new(&header_name(node)), OFlag::O_RDONLY | OFlag::O_NONBLOCK)
+            && File::from(fd).read_exact_at(&mut there, 0).is_ok()
+        {
+            locator.copy_from_slice(&there[LOCATOR]);
+        }
+        let wanted = attrs.get(..LOCATOR.start).ok_or(Stop::Refused)?;
+        if there.get(..LOCATOR.start) == Some(wanted) {
+            return Ok(());
+        }
+        self.keep_time(dir)?;
+        self.tree.write_header(dir, node, attrs, &Locator::from_bytes(locator))
     }
 
     fn busy(&self, id: &EntryId) -> bool {
@@ -283,7 +339,7 @@ impl Work<'_> {
         };
         rename(&place.dir, &aside, &place.dir, place.name, flags)?;
         sync(&place.dir)?;
-        self.folders.push(first.folder);
+        self.touched.folders.push(first.folder);
         for (spot, _) in others {
             let other = self.place(spot)?;
             nix::unistd::linkat(&place.dir, place.name, &other.dir, aside.as_str(), nix::fcntl::AtFlags::empty())?;
@@ -292,13 +348,13 @@ impl Work<'_> {
             }
             rename(&other.dir, &aside, &other.dir, other.name, flags)?;
             sync(&other.dir)?;
-            self.folders.push(spot.folder);
+            self.touched.folders.push(spot.folder);
         }
         if let Some(old) = old {
             self.kept_now(old);
         }
-        self.files.extend(old.map(|old| EntryId::File(old.file)));
-        self.files.push(EntryId::File(content.file));
+        self.touched.files.extend(old.map(|old| EntryId::File(old.file)));
+        self.touched.files.push(EntryId::File(content.file));
         Ok(())
     }
 
@@ -314,7 +370,7 @@ impl Work<'_> {
         }
         let mut from = match &beside {
             Some(path) => crate::bodies::open(path)?,
-            None => self.tree.read(&self.engine.body_in_tree(&content.root).ok_or(Stop::Refused)?)?,
+            None => self.tree.read(&self.paths.body(&content.root).ok_or(Stop::Refused)?)?,
         };
         let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
         let mut to = File::from(open_in(dir, Path::new(aside), flags, 0o600)?);
@@ -383,22 +439,22 @@ impl Work<'_> {
             rename(&source.dir, source.name, &target_place.dir, target_place.name, RenameFlags::RENAME_NOREPLACE)?;
             sync(&source.dir)?;
             sync(&target_place.dir)?;
-            self.folders.extend([only.folder, target.folder]);
+            self.touched.folders.extend([only.folder, target.folder]);
         } else {
             for (spot, _) in to.iter().filter(|(spot, _)| !from.contains(spot)) {
                 let place = self.place(spot)?;
                 nix::unistd::linkat(&source.dir, source.name, &place.dir, place.name, nix::fcntl::AtFlags::empty())?;
                 sync(&place.dir)?;
-                self.folders.push(spot.folder);
+                self.touched.folders.push(spot.folder);
             }
             for spot in from.iter().filter(|spot| !to.iter().any(|(t, _)| t == *spot)) {
                 let place = self.place(spot)?;
                 unlink(&place.dir, place.name, false)?;
                 sync(&place.dir)?;
-                self.folders.push(spot.folder);
+                self.touched.folders.push(spot.folder);
             }
         }
-        self.files.push(EntryId::File(content.file));
+        self.touched.files.push(EntryId::File(content.file));
         Ok(())
     }
 
@@ -417,7 +473,7 @@ impl Work<'_> {
             return Err(Stop::Busy);
         }
         let (source, target) = (self.place(from)?, self.place(to)?);
-        let dir = beneath(&source.dir, Path::new(source.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+        let dir = self.folder(&source.dir, source.name)?;
         let header = header_name(node);
         let file = File::from(beneath(&dir, Path::new(&header), OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
         file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
@@ -427,7 +483,7 @@ impl Work<'_> {
             if !join {
                 nix::sys::stat::mkdirat(&target.dir, target.name, Mode::from_bits_truncate(0o700))?;
             }
-            let into = beneath(&target.dir, Path::new(target.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY)?;
+            let into = self.folder(&target.dir, target.name)?;
             rename(&dir, &header, &into, &header, RenameFlags::empty())?;
             for name in moved {
                 rename(&dir, name.as_str(), &into, name.as_str(), RenameFlags::RENAME_NOREPLACE)?;
@@ -437,7 +493,7 @@ impl Work<'_> {
         }
         sync(&source.dir)?;
         sync(&target.dir)?;
-        self.folders.extend([from.folder, to.folder, *node]);
+        self.touched.folders.extend([from.folder, to.folder, *node]);
         Ok(())
     }
 
@@ -448,8 +504,12 @@ impl Work<'_> {
             EntryId::Folder(_) => attrs.split_at_checked(FOLDER_HEADER).ok_or(Stop::Refused)?,
             EntryId::File(_) => (&[][..], attrs),
         };
+        if let EntryId::Folder(_) = id {
+            // Its own time may be among those kept; what comes now is the one that counts.
+            self.restore_times();
+        }
         self.shows = inside.dress(path, &id, sealed)?.map(|shown| [header, &shown].concat());
-        self.files.push(id);
+        self.touched.files.push(id);
         Ok(())
     }
 }

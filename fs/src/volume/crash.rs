@@ -221,7 +221,7 @@ impl Run {
             self.record(&volume)?;
             assert_eq!(unsettled(&volume), "");
             assert!(!volume.is_unmended());
-            assert_eq!(volume.fsck(|_| ())?, []);
+            assert_eq!(volume.fsck(false, |_| ())?, []);
         }
         assert_eq!(volume.refusals(), [], "after mending");
         self.volume = Some(volume);
@@ -300,7 +300,7 @@ fn what_was_fsynced_survives_and_what_a_crash_left_is_mended() {
             run.close().unwrap();
             if run.clean {
                 let volume = run.open().unwrap();
-                assert_eq!(volume.fsck(|_| ()).unwrap(), []);
+                assert_eq!(volume.fsck(false, |_| ()).unwrap(), []);
             }
         }));
         if let Err(what) = result {

@@ -21,7 +21,26 @@ pub struct Finding {
 
 impl Volume {
     /// Verifies all that there is, and tells `each` of every file and folder that is done.
-    pub fn fsck(&self, mut each: impl FnMut(&std::path::Path)) -> Result<Vec<Finding>> {
+    ///
+    /// `repair`: files that cannot be verified go to quarantine. The caller must not count on the tree that it knew any
+    /// more: what is fetched again is for whoever replicates.
+    pub fn fsck(&self, repair: bool, each: impl FnMut(&std::path::Path)) -> Result<Vec<Finding>> {
+        let found = self.verify(each)?;
+        if repair {
+            let inner = &self.0;
+            let _gate = inner.gate.write();
+            for finding in found.iter().filter(|f| matches!(f.id, Some(EntryId::File(_)))) {
+                let gone = crate::session::into_quarantine(inner.store.as_ref(), &finding.path);
+                match gone {
+                    Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&finding.path)(e)),
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn verify(&self, mut each: impl FnMut(&std::path::Path)) -> Result<Vec<Finding>> {
         let inner = &self.0;
         let before = inner.session.refusals().len();
         let mut found = Vec::new();

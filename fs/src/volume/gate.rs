@@ -84,6 +84,19 @@ impl Volume {
         inner.seal_name(parent, &with_label(&plain, label), &id)
     }
 
+    /// Attributes sealed for one file or folder, sealed for another.
+    pub fn readdress(&self, sealed: &[u8], from: EntryId, to: EntryId) -> Result<Vec<u8>> {
+        let (keys, nowhere) = (self.0.keys(), Path::new(""));
+        let attrs = Attrs::open(&keys, from.as_bytes(), sealed).map_err(Error::refused(nowhere))?;
+        attrs.seal(&keys, to.as_bytes()).map_err(Error::refused(nowhere))
+    }
+
+    /// The day (UTC) of the modification time in sealed attributes, as 2026-11-28.
+    pub fn day_of(&self, sealed: &[u8], id: EntryId) -> Result<String> {
+        let attrs = Attrs::open(&self.0.keys(), id.as_bytes(), sealed).map_err(Error::refused(Path::new("")))?;
+        Ok(day(attrs.mtime.div_euclid(86_400_000_000_000) as i64))
+    }
+
     /// Makes `to` a copy of the ciphertext at `body` with another id: the same bytes on every device. Durable. Both may be
     /// absolute, or relative to the store.
     pub fn copy_as(&self, body: &Path, to: &Path, file: FileId) -> Result<()> {
@@ -424,6 +437,18 @@ impl Inner {
 }
 
 /// "name (conflict, LABEL).ext", at most as long as a name may be.
+/// The civil date of a day since 1970 (H. Hinnant, "chrono-compatible low-level date algorithms", civil_from_days).
+fn day(days: i64) -> String {
+    let z = days.saturating_add(719_468);
+    let (era, day_of_era) = (z.div_euclid(146_097), z.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let march = (5 * day_of_year + 2) / 153;
+    let (d, m) = (day_of_year - (153 * march + 2) / 5 + 1, if march < 10 { march + 3 } else { march - 9 });
+    let y = era * 400 + year_of_era + i64::from(m <= 2);
+    format!("{y:04}-{m:02}-{d:02}")
+}
+
 fn with_label(plain: &[u8], label: &str) -> Vec<u8> {
     let mut label: Vec<u8> = label.bytes().filter(|b| *b != b'/' && *b != 0).collect();
     truncate(&mut label, 100);
@@ -440,6 +465,13 @@ fn with_label(plain: &[u8], label: &str) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        for (days, date) in [(0, "1970-01-01"), (-1, "1969-12-31"), (11_016, "2000-02-29"), (20_785, "2026-11-28")] {
+            assert_eq!(day(days), date);
+        }
+    }
 
     #[test]
     fn a_conflicts_name_keeps_the_extension_and_fits() {

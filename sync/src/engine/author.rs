@@ -337,8 +337,8 @@ impl Engine {
         }
         if let Some(attrs) = new_attrs.filter(|a| **a != old.attrs) {
             new.attrs = attrs.clone();
-            if node == self.root && old.attrs.is_empty() {
-                // The first look at the root is no change of it.
+            if node == self.root && old.attrs.is_empty() && self.nodes.contains_key(&node) {
+                // The first look at a root that others made is no change of it.
                 self.put_disk(node, new);
                 return None;
             }

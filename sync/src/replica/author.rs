@@ -43,6 +43,7 @@ impl Replica {
             inner.index.put(core.engine.take_disk_changes());
             made
         };
+        tracing::debug!("{made} records made");
         if made > 0 {
             inner.tell();
         }

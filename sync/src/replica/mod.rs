@@ -23,6 +23,7 @@ use keymgr::device::DeviceKeys;
 use keymgr::devices::{DeviceList, Role};
 use keymgr::ids::{AccountId, DeviceId, FileId, Incarnation, Locator, NodeId, Root, ShareId, StoreName};
 use keymgr::keyring::Head;
+use keymgr::root::Groups;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, watch};
 
@@ -209,8 +210,9 @@ impl Replica {
     }
 
     /// What the records say is in a file that this disk shows, with its chaining values where they are known.
-    pub fn disk_file(&self, file: &FileId) -> Option<Content> {
-        self.0.core.lock().engine.disk_file(file)
+    pub fn disk_file(&self, file: &FileId) -> Option<(Content, Option<Groups>)> {
+        let content = self.0.core.lock().engine.disk_file(file)?;
+        Some((content, self.0.bodies.known_groups(&content.root)))
     }
 
     /// What the records say is in a folder of this disk.
@@ -232,7 +234,7 @@ impl Replica {
         core.engine.heads().iter().map(head).collect()
     }
 
-    /// Bodies that fs made by itself are known by their chaining values.
+    /// Something that a person has to be told, in `kith status`.
     pub fn notice(&self, text: String) {
         self.0.notice(text);
     }

@@ -29,6 +29,36 @@ pub struct PeerStatus {
 }
 
 impl Replica {
+    /// Compares the tree with the records, without a key: how many files were looked at, and what was found.
+    pub fn check(&self) -> Result<(u64, Vec<String>), super::Error> {
+        let inner = &self.0;
+        let _authoring = inner.authoring.lock();
+        let share = inner.core.lock().engine.share();
+        let io = |source| super::Error::Io { path: inner.store.clone(), source };
+        let (seen, _, odd) = crate::scan::scan(&inner.store, share, |_, _| None).map_err(io)?;
+        let core = inner.core.lock();
+        let mut findings: Vec<String> = odd.iter().map(|p| format!("{}: not written by kith", p.display())).collect();
+        for file in &seen.files {
+            match core.engine.disk_file(&file.file) {
+                Some(content) if content.root == file.root => {}
+                Some(_) => findings.push(format!("file {}: is not what its record says", file.file)),
+                None => findings.push(format!("file {}: no record explains it", file.file)),
+            }
+        }
+        for folder in &seen.folders {
+            let Some(entries) = core.engine.disk_folder(&folder.node) else {
+                findings.push(format!("folder {}: no record explains it", folder.node));
+                continue;
+            };
+            for (name, _) in
+                entries.iter().filter(|(name, id)| !folder.entries.iter().any(|e| e.name == *name && e.id == *id))
+            {
+                findings.push(format!("folder {}: {name} is missing", folder.node));
+            }
+        }
+        Ok((seen.files.len() as u64, findings))
+    }
+
     pub fn status(&self) -> Status {
         let inner = &self.0;
         let (wanted, conflicts) = {

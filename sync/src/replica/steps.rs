@@ -1,19 +1,21 @@
 //! The thread that does the engine's steps: from the disk to what the records show. Then what only a writer can settle.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use keymgr::ids::Root;
+use keymgr::ids::{Root, StoreName};
+use parking_lot::Mutex;
 
 use super::{Core, Host, Inner, fetch};
 use crate::bodies::groups_of_file;
-use crate::engine::{Done, EntryId, Settled, Step, Unsettled};
-use crate::install::Inside;
+use crate::engine::{DiskNode, Done, EntryId, Settled, Spot, Step, Unsettled};
+use crate::install::{Inside, Paths, Touched};
 use crate::record::Content;
 use crate::scan::Signature;
 
 /// Steps done before file operations get their turn.
-const AT_ONCE: usize = 64;
+const AT_ONCE: usize = 256;
 /// What was busy is tried again when fs says that something settled, and after this, for what it does not tell.
 const AGAIN: Duration = Duration::from_secs(2);
 const THIN: Duration = Duration::from_secs(3600);
@@ -66,21 +68,30 @@ impl Inner {
         let host = self.host.lock().clone();
         let (mut more, mut did) = (false, false);
         let mut work = |inside: Option<&dyn Inside>| {
-            let mut core = self.core.lock();
+            let mut touched = Touched::default();
+            more = true;
             for _ in 0..AT_ONCE {
-                let Some((id, step)) = core.engine.poll_step() else { return };
-                let done = self.tree.step(&core.engine, &self.bodies, inside, &step);
+                let polled = self.core.lock().engine.poll_step();
+                let Some((id, step)) = polled else {
+                    more = false;
+                    break;
+                };
+                // Without `core`: the file system asks it on the way.
+                let done = self.tree.step(&At(&self.core), &self.bodies, inside, &mut touched, &step);
                 tracing::debug!("{step:?}: {}", outcome(&done));
                 *stuck |= !matches!(done, Done::Made { .. });
-                did |= matches!(done, Done::Made { .. });
                 let made = matches!(done, Done::Made { .. });
+                did |= made;
+                let mut core = self.core.lock();
                 core.engine.handle_done(id, done);
                 self.bodies_of(&mut core, &step);
                 if made && inside.is_none() {
                     self.signature_of(&core, &step);
                 }
             }
-            more = true;
+            if let Some(inside) = inside {
+                inside.touched(&touched.folders, &touched.files);
+            }
         };
         match &host {
             Some(host) => host.enter(&mut |inside| work(Some(inside))),
@@ -137,53 +148,73 @@ impl Inner {
     fn settle_all(&self) -> bool {
         let Some(host) = self.host.lock().clone() else { return false };
         let _authoring = self.authoring.lock();
-        let mut core = self.core.lock();
-        if !core.engine.can_write() {
-            return false;
-        }
+        let due: Vec<Due> = {
+            let mut core = self.core.lock();
+            if !core.engine.can_write() {
+                return false;
+            }
+            core.engine.unsettled().into_iter().map(|what| self.due(&core, what)).collect()
+        };
         let mut made = 0;
-        for what in core.engine.unsettled() {
-            let Some(how) = self.how(&mut core, host.as_ref(), &what) else { continue };
-            let drafts = core.engine.settle(&what, &how);
-            match self.sign_all(&mut core, drafts) {
-                Ok(count) => made += count,
-                Err(e) => {
-                    drop(core);
-                    self.notice(format!("a conflict could not be settled: {e}"));
-                    return made > 0;
+        for due in due {
+            // Without `core`: who is asked may wait for a file operation, and that for `core`.
+            let Some(how) = self.how(host.as_ref(), &due) else { continue };
+            let mut core = self.core.lock();
+            if let Some((content, _)) = &how.copy {
+                core.engine.handle_body(content.root);
+                core.have(content.root);
+            }
+            let drafts = core.engine.settle(&due.what, &how);
+            let signed = self.sign_all(&mut core, drafts);
+            drop(core);
+            match signed {
+                Ok(0) => {}
+                Ok(count) => {
+                    made += count;
+                    if let Unsettled::Contents { by, .. } = &due.what {
+                        let name = self.name_of(by);
+                        self.notice(format!(
+                            "{name} changed a file that was changed here too: both are kept, see `kith conflicts`"
+                        ));
+                    }
                 }
+                Err(e) => self.notice(format!("a conflict could not be settled: {e}")),
             }
         }
         made > 0
     }
 
+    fn due(&self, core: &Core, what: Unsettled) -> Due {
+        let body = match &what {
+            Unsettled::Contents { loser, .. } => self
+                .bodies
+                .whole(&loser.root)
+                .or_else(|| core.engine.body_in_tree(&loser.root).map(|names| self.tree.path_of(&names))),
+            _ => None,
+        };
+        Due { shown: core.engine.disk_node(&what.node()).cloned(), body, what }
+    }
+
     /// What the keys give for it.
-    fn how(&self, core: &mut Core, host: &dyn Host, what: &Unsettled) -> Option<Settled> {
+    fn how(&self, host: &dyn Host, due: &Due) -> Option<Settled> {
         let settled = |(name, locator)| Settled { name, locator, copy: None };
-        let shown = core.engine.disk_node(&what.node()).cloned();
-        match what {
+        match &due.what {
             Unsettled::Seal { place, to, id, .. } => host.reseal(place.parent, &place.name, *to, *id).map(settled),
             Unsettled::Name { node, place, id, by } => {
-                let shown = shown?;
+                let shown = due.shown.as_ref()?;
                 let attrs_for = shown.id(*node);
                 let attrs = sealed_attrs(&shown.attrs, &attrs_for)?;
                 host.conflict_name(place.parent, &place.name, *id, &self.name_of(by), attrs, attrs_for).map(settled)
             }
             Unsettled::Contents { node, loser, by, place, file, .. } => {
-                let shown = shown?;
-                let body = match self.bodies.whole(&loser.root) {
-                    Some(path) => path,
-                    None => self.tree.path_of(&core.engine.body_in_tree(&loser.root)?),
-                };
+                let (shown, body) = (due.shown.as_ref()?, due.body.as_ref()?);
                 let aside = self.store.join("incoming").join(format!("copy-{file}"));
                 let _ = std::fs::remove_file(&aside);
-                if !host.copy_as(&body, &aside, *file) {
+                if !host.copy_as(body, &aside, *file) {
                     return None;
                 }
                 let groups = groups_of_file(&aside).ok()?;
                 let root = self.bodies.adopt(&aside, groups).ok()?;
-                core.engine.handle_body(root);
-                core.have(root);
                 let content = Content { file: *file, root, ..*loser };
                 let (from, to) = (shown.id(*node), EntryId::File(*file));
                 let attrs = host.readdress(sealed_attrs(&shown.attrs, &from)?, from, to)?;
@@ -192,6 +223,26 @@ impl Inner {
             }
         }
     }
+}
+
+/// Asks the engine, for a moment each.
+struct At<'a>(&'a Mutex<Core>);
+
+impl Paths for At<'_> {
+    fn spot(&self, spot: &Spot) -> Option<Vec<StoreName>> {
+        self.0.lock().engine.spot_path(spot)
+    }
+
+    fn body(&self, root: &Root) -> Option<Vec<StoreName>> {
+        self.0.lock().engine.body_in_tree(root)
+    }
+}
+
+/// Something to settle, and what of it the disk has.
+struct Due {
+    what: Unsettled,
+    shown: Option<DiskNode>,
+    body: Option<PathBuf>,
 }
 
 /// A folder's attributes begin with its header.

@@ -1,0 +1,111 @@
+//! kith mount and kith sync: a daemon, with a mount or without.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use crate::cli;
+use crate::daemon::control::Request;
+use crate::daemon::{self, background};
+use crate::error::{Code, Error, Result};
+use crate::{paths, vault};
+
+pub fn mount(args: &cli::Mount, json: bool) -> Result<()> {
+    let (store, at) = match args.paths.as_slice() {
+        [at] => (None, at),
+        [store, at] => (Some(store.as_path()), at),
+        _ => return Err(Error::new(Code::Usage, "One or two folders are needed.", "kith mount [STORE] MOUNTPOINT")),
+    };
+    let config = daemon::Config {
+        store: vault::store(store)?,
+        keys: args.unlock.keys.as_deref().map(paths::absolute).transpose()?,
+        mountpoint: Some(paths::absolute(at)?),
+        allow_other: args.allow_other,
+        read_only: args.read_only,
+    };
+    let text = format!("Mounted at {}.", at.display());
+    start(&config, &args.unlock, args.foreground, json, &text)
+}
+
+pub fn sync(args: &cli::Sync, json: bool) -> Result<()> {
+    let store = vault::store(args.store.as_deref())?;
+    if args.stop {
+        super::ask(&store, &Request::Stop)?;
+        vault::wait_free(&store);
+        super::done(json, "", &serde_json::json!({ "stopped": store }));
+        return Ok(());
+    }
+    let config = daemon::Config {
+        store,
+        keys: args.unlock.keys.as_deref().map(paths::absolute).transpose()?,
+        mountpoint: None,
+        allow_other: false,
+        read_only: false,
+    };
+    start(&config, &args.unlock, args.foreground, json, "Syncing.")
+}
+
+/// In the foreground, as the daemon that was started, or by starting one.
+fn start(config: &daemon::Config, unlock: &cli::Unlock, foreground: bool, json: bool, text: &str) -> Result<()> {
+    if background::is_child() {
+        let secret = background::secret();
+        let outcome = daemon::run(config, &secret);
+        background::report(outcome.as_ref().map(|_| ()));
+        return outcome;
+    }
+    let id = vault::id(&config.store)?;
+    if let Some(at) = &config.mountpoint {
+        check_mountpoint(at)?;
+    }
+    drop(vault::Lock::take(&config.store)?);
+    let secret: Zeroizing<Vec<u8>> = vault::secret(&config.store, unlock)?;
+    if foreground {
+        return daemon::run(config, &secret);
+    }
+    background::start(&secret, &paths::log_file(&id)?)?;
+    super::done(json, text, &serde_json::json!({ "store": config.store, "mountpoint": config.mountpoint }));
+    Ok(())
+}
+
+/// An existing, empty folder where nothing is mounted.
+fn check_mountpoint(at: &Path) -> Result<()> {
+    let missing = |why: &str| {
+        Error::new(
+            Code::MountpointMissing,
+            format!("{} {why}.", at.display()),
+            "Make the folder with mkdir, or name another one.",
+        )
+    };
+    let meta = match std::fs::metadata(at) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing("does not exist")),
+        // A mount whose daemon was killed answers like this.
+        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return Err(in_use(at)),
+        Err(e) => return Err(Error::io(at, &e)),
+    };
+    if !meta.is_dir() {
+        return Err(missing("is no folder"));
+    }
+    let parent: PathBuf = at.parent().map_or_else(|| PathBuf::from("/"), Path::to_path_buf);
+    if std::fs::metadata(&parent).is_ok_and(|p| p.dev() != meta.dev()) {
+        return Err(in_use(at));
+    }
+    let mut entries = std::fs::read_dir(at).map_err(|e| Error::io(at, &e))?;
+    if entries.next().is_some() {
+        return Err(Error::new(
+            Code::MountpointNotEmpty,
+            format!("{} is not empty, and mounting there would hide what is in it.", at.display()),
+            "Name an empty folder. Nothing was touched.",
+        ));
+    }
+    Ok(())
+}
+
+fn in_use(at: &Path) -> Error {
+    Error::new(
+        Code::MountpointInUse,
+        format!("Something is mounted at {} already.", at.display()),
+        format!("Name another folder, or unmount it: fusermount3 -u {}", at.display()),
+    )
+}

@@ -1,0 +1,25 @@
+//! kith peers: the devices of this account.
+
+use crate::cli::StoreArg;
+use crate::daemon::control::Request;
+use crate::error::{Result, printable};
+use crate::vault;
+
+pub fn run(args: &StoreArg, json: bool) -> Result<()> {
+    let store = vault::store(args.store.as_deref())?;
+    let status = super::ask(&store, &Request::Status)?;
+    let of = |v: &serde_json::Value| printable(v.as_str().unwrap_or("?"));
+    let lines: Vec<String> = status["peers"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|p| {
+            let here = if p["up"] == true { "here" } else { "away" };
+            format!("{:<16} {:<6} {here:<5} {}", of(&p["name"]), of(&p["role"]), of(&p["jid"]))
+        })
+        .collect();
+    let text =
+        if lines.is_empty() { "No other device yet. `kith pair` lets one in.".to_owned() } else { lines.join("\n") };
+    super::done(json, &text, &serde_json::json!({ "peers": status["peers"] }));
+    Ok(())
+}

@@ -1,0 +1,64 @@
+//! kith status: what a person wants to know at a glance.
+
+use serde_json::Value;
+
+use crate::cli::StoreArg;
+use crate::daemon::control::Request;
+use crate::error::{Result, printable};
+use crate::vault;
+
+pub fn run(args: &StoreArg, json: bool) -> Result<()> {
+    let store = vault::store(args.store.as_deref())?;
+    let value = ask_or_off(&store)?;
+    super::done(json, &text(&value), &value);
+    Ok(())
+}
+
+fn ask_or_off(store: &std::path::Path) -> Result<Value> {
+    match super::running(store)? {
+        Some(mut client) => client.ask(&Request::Status),
+        None => Ok(
+            serde_json::json!({ "store": store, "running": false, "peers": [], "pending": { "files": 0, "bytes": 0 } }),
+        ),
+    }
+}
+
+fn text(s: &Value) -> String {
+    let mut out = Vec::new();
+    let str_of = |v: &Value| printable(v.as_str().unwrap_or("?"));
+    if s["running"] == false {
+        out.push(format!("{}: not mounted, not syncing", str_of(&s["store"])));
+        return out.join("\n");
+    }
+    match s["mountpoint"].as_str() {
+        Some(at) => out.push(format!("mounted at {}", printable(at))),
+        None => out.push(format!("syncing {} ({})", str_of(&s["store"]), str_of(&s["role"]))),
+    }
+    match (s["jid"].as_str(), s["broker"].as_str()) {
+        (None, _) => out.push("no account: `kith account add JID` lets other devices find this one".into()),
+        (Some(jid), None) => out.push(format!("{}: connected", printable(jid))),
+        (Some(jid), Some(why)) => out.push(format!("{}: not connected: {}", printable(jid), printable(why))),
+    }
+    for p in s["peers"].as_array().into_iter().flatten() {
+        let up = if p["up"] == true { "here" } else { "away" };
+        out.push(format!("  {:<16} {:<6} {:<5} {}", str_of(&p["name"]), str_of(&p["role"]), up, str_of(&p["jid"])));
+    }
+    let files = s["pending"]["files"].as_u64().unwrap_or(0);
+    if files > 0 {
+        out.push(format!("{files} files on their way here ({} bytes)", s["pending"]["bytes"]));
+    }
+    if s["mending"] == true {
+        out.push("mending after an unclean end".into());
+    }
+    if let Some(n) = s["mended"].as_u64().filter(|n| *n > 0) {
+        out.push(format!("{n} files were recorded as the last session left them when it ended uncleanly"));
+    }
+    let conflicts = s["conflicts"].as_u64().unwrap_or(0);
+    if conflicts > 0 {
+        out.push(format!("{conflicts} conflicts: `kith conflicts` lists them"));
+    }
+    for notice in s["notices"].as_array().into_iter().flatten() {
+        out.push(format!("! {}", str_of(notice)));
+    }
+    out.join("\n")
+}

@@ -1,0 +1,143 @@
+//! fs and sync, joined: what fs asks of the records, and what sync needs keys for. Neither knows the other.
+
+use std::path::Path;
+
+use fs::records::{EntryId as FsId, Feed, RecordedFile, Records, Refusal};
+use fs::volume::{Gate, Volume};
+use keymgr::ids::{FileId, Locator, NodeId, StoreName};
+use parking_lot::{Condvar, Mutex};
+use sync::engine::EntryId;
+use sync::replica::{Host, Inside, Replica};
+
+/// What the records say that this disk shows: from sync's engine.
+pub struct FromReplica(pub Replica);
+
+impl Records for FromReplica {
+    fn file(&self, file: FileId) -> Option<RecordedFile> {
+        let (content, groups) = self.0.disk_file(&file)?;
+        Some(RecordedFile { length: content.length, root: content.root, groups })
+    }
+
+    fn folder(&self, node: NodeId) -> Option<Vec<(StoreName, FsId)>> {
+        let entries = self.0.disk_folder(&node)?;
+        Some(entries.into_iter().map(|(name, id)| (name, to_fs(id))).collect())
+    }
+}
+
+pub fn to_fs(id: EntryId) -> FsId {
+    match id {
+        EntryId::File(file) => FsId::File(file),
+        EntryId::Folder(node) => FsId::Folder(node),
+    }
+}
+
+pub fn to_sync(id: FsId) -> EntryId {
+    match id {
+        FsId::File(file) => EntryId::File(file),
+        FsId::Folder(node) => EntryId::Folder(node),
+    }
+}
+
+/// Something changed, or was refused: wakes the recorder.
+#[derive(Default)]
+pub struct Ears {
+    changed: Mutex<bool>,
+    wake: Condvar,
+    pub refusals: Mutex<Vec<Refusal>>,
+}
+
+impl Ears {
+    /// Waits until something changed.
+    pub fn wait(&self) {
+        let mut changed = self.changed.lock();
+        while !*changed {
+            self.wake.wait(&mut changed);
+        }
+        *changed = false;
+    }
+
+    pub fn wake(&self) {
+        *self.changed.lock() = true;
+        self.wake.notify_all();
+    }
+}
+
+impl Feed for Ears {
+    fn changed(&self) {
+        tracing::debug!("changed");
+        self.wake();
+    }
+
+    fn refused(&self, what: &Refusal) {
+        tracing::warn!("{}: refused: {}", crate::error::printable(&what.shown.to_string_lossy()), what.why);
+        self.refusals.lock().push(what.clone());
+    }
+}
+
+/// The volume, as sync sees it.
+pub struct OfVolume(pub Volume);
+
+struct InGate<'a>(&'a Gate<'a>);
+
+impl Inside for InGate<'_> {
+    fn busy(&self, id: &EntryId) -> bool {
+        match id {
+            EntryId::File(file) => self.0.busy(*file),
+            EntryId::Folder(node) => self.0.busy_folder(*node),
+        }
+    }
+
+    fn dress(&self, path: &Path, id: &EntryId, attrs: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
+        let shown = self.0.dress(path, to_fs(*id), attrs).map_err(std::io::Error::other)?;
+        Ok((shown != attrs).then_some(shown))
+    }
+
+    fn touched(&self, folders: &[NodeId], files: &[EntryId]) {
+        let (mut folders, mut changed) = (folders.to_vec(), Vec::new());
+        for id in files {
+            match id {
+                EntryId::File(file) => changed.push(*file),
+                EntryId::Folder(node) => folders.push(*node),
+            }
+        }
+        self.0.touched(&folders, &changed);
+    }
+}
+
+impl Host for OfVolume {
+    fn enter(&self, f: &mut dyn FnMut(&dyn Inside)) {
+        self.0.gate(|gate| f(&InGate(gate)));
+    }
+
+    fn reseal(&self, from: NodeId, name: &StoreName, to: NodeId, id: EntryId) -> Option<(StoreName, Locator)> {
+        said(self.0.reseal(from, name, to, to_fs(id)))
+    }
+
+    fn conflict_name(
+        &self,
+        parent: NodeId,
+        name: &StoreName,
+        id: EntryId,
+        device: &str,
+        attrs: &[u8],
+        attrs_for: EntryId,
+    ) -> Option<(StoreName, Locator)> {
+        let label = match said(self.0.day_of(attrs, to_fs(attrs_for))) {
+            Some(date) => format!("{device}, {date}"),
+            None => device.to_owned(),
+        };
+        said(self.0.conflict_name(parent, name, to_fs(id), &label))
+    }
+
+    fn copy_as(&self, body: &Path, to: &Path, file: FileId) -> bool {
+        said(self.0.copy_as(body, to, file)).is_some()
+    }
+
+    fn readdress(&self, attrs: &[u8], from: EntryId, to: EntryId) -> Option<Vec<u8>> {
+        said(self.0.readdress(attrs, to_fs(from), to_fs(to)))
+    }
+}
+
+fn said<T, E: std::fmt::Display>(outcome: Result<T, E>) -> Option<T> {
+    outcome.map_err(|e| tracing::warn!("settling: {e}")).ok()
+}
