@@ -15,6 +15,8 @@ use keymgr::ids::Root;
 use keymgr::root::{self, GROUP, Groups};
 use parking_lot::Mutex;
 
+use crate::scan::Signature;
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{}: {source}", path.display())]
@@ -36,6 +38,8 @@ pub struct Bodies {
     groups: Mutex<HashMap<Root, Groups>>,
     /// What went to quarantine and was not told yet.
     damage: Mutex<Vec<PathBuf>>,
+    /// Files that were read and are not the body with this root, as they looked then.
+    differ: Mutex<HashMap<Root, Signature>>,
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -49,7 +53,14 @@ impl Bodies {
             std::fs::create_dir_all(dir).map_err(at(dir))?;
         }
         let [incoming, versions, quarantine] = dirs;
-        let bodies = Self { incoming, versions, quarantine, groups: Mutex::default(), damage: Mutex::default() };
+        let bodies = Self {
+            incoming,
+            versions,
+            quarantine,
+            groups: Mutex::default(),
+            damage: Mutex::default(),
+            differ: Mutex::default(),
+        };
         // Bodies come without an fsync, since a step makes them durable: what a power cut left of them is not theirs.
         for entry in std::fs::read_dir(&bodies.incoming).map_err(at(&bodies.incoming))?.flatten() {
             let name = entry.file_name();
@@ -167,6 +178,19 @@ impl Bodies {
         std::fs::rename(path, &to).map_err(at(&to))?;
         self.damaged(to);
         Ok(())
+    }
+
+    /// Whether a file that looks like this was read already and is not that body.
+    pub fn differs(&self, root: &Root, signature: &Signature) -> bool {
+        self.differ.lock().get(root) == Some(signature)
+    }
+
+    pub fn set_differs(&self, root: Root, signature: Signature) {
+        let mut differ = self.differ.lock();
+        if differ.len() > 1000 {
+            differ.clear();
+        }
+        differ.insert(root, signature);
     }
 
     pub fn damaged(&self, kept_at: PathBuf) {

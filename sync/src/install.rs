@@ -17,7 +17,7 @@ use nix::sys::time::TimeSpec;
 use crate::bodies::{Bodies, groups_of_open};
 use crate::engine::{Done, EntryId, Spot, Step};
 use crate::record::Content;
-use crate::scan::Clear;
+use crate::scan::{Clear, Signature};
 
 /// Bytes of a folder's header, which the attributes of a folder's record begin with.
 pub const FOLDER_HEADER: usize = 256;
@@ -218,9 +218,10 @@ impl Work<'_> {
             }
             Step::RemoveFile { at, content, .. } => {
                 self.free(content)?;
-                for spot in at {
+                let found = self.look(at.iter(), content)?;
+                for (spot, found) in at.iter().zip(found) {
                     let place = self.place(spot)?;
-                    self.keep(&place, content)?;
+                    self.keep(&place, content, found)?;
                     unlink(&place.dir, place.name, false)?;
                     sync(&place.dir)?;
                     self.touched.folders.push(spot.folder);
@@ -314,6 +315,11 @@ impl Work<'_> {
         }
         let ((first, locator), others) = at.split_first().ok_or(Stop::Refused)?;
         let place = self.place(first)?;
+        let found = match old {
+            Some(old) => self.look(at.iter().map(|(spot, _)| spot), old)?,
+            None => Vec::new(),
+        };
+        let mut found = found.into_iter();
         if old.is_none() {
             // All names are free, or none is made: half of them would be taken for somebody else's.
             for (spot, _) in at {
@@ -332,7 +338,7 @@ impl Work<'_> {
         self.dress(&made, *attrs_for, attrs)?;
         file.sync_all()?;
         let flags = if let Some(old) = old {
-            self.keep(&place, old)?;
+            self.keep(&place, old, found.next().unwrap_or(Found::Nothing))?;
             RenameFlags::empty()
         } else {
             RenameFlags::RENAME_NOREPLACE
@@ -344,7 +350,7 @@ impl Work<'_> {
             let other = self.place(spot)?;
             nix::unistd::linkat(&place.dir, place.name, &other.dir, aside.as_str(), nix::fcntl::AtFlags::empty())?;
             if let Some(old) = old {
-                self.keep(&other, old)?;
+                self.keep(&other, old, found.next().unwrap_or(Found::Nothing))?;
             }
             rename(&other.dir, &aside, &other.dir, other.name, flags)?;
             sync(&other.dir)?;
@@ -385,17 +391,47 @@ impl Work<'_> {
         Err(Stop::Refused)
     }
 
-    /// Keeps the body of an entry that is about to go, by a second name: in versions/ where it is what the record
-    /// says, else in quarantine/. The entry itself stays, so that no crash leaves the name without either.
-    fn keep(&self, place: &Place<'_>, content: &Content) -> Result<(), Stop> {
-        let file = match beneath(&place.dir, Path::new(place.name), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
-            Ok(file) => File::from(file),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            // A symlink: nothing that kith made.
-            Err(_) => return self.to_quarantine(place, content),
-        };
-        if !file.metadata()?.is_file() || groups_of_open(&file)?.root() != content.root {
-            return self.to_quarantine(place, content);
+    /// What lies at the names of a file that is about to go, before anything is done. On a full device something else
+    /// than its record says is what was written there and not recorded yet, as after a crash, or what fs will refuse:
+    /// it waits for fs, and is not read again until it changes.
+    fn look<'s>(&self, at: impl Iterator<Item = &'s Spot>, content: &Content) -> Result<Vec<Found>, Stop> {
+        let mut all = Vec::new();
+        for spot in at {
+            let place = self.place(spot)?;
+            let file = match beneath(&place.dir, Path::new(place.name), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+                Ok(file) => File::from(file),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    all.push(Found::Nothing);
+                    continue;
+                }
+                // A symlink: nothing that kith made.
+                Err(_) if self.inside.is_none() => {
+                    all.push(Found::Other);
+                    continue;
+                }
+                Err(_) => return Err(Stop::Busy),
+            };
+            let meta = file.metadata()?;
+            let signature = Signature::of(&meta);
+            let differs = self.bodies.differs(&content.root, &signature)
+                || !meta.is_file()
+                || groups_of_open(&file)?.root() != content.root;
+            if differs && self.inside.is_some() {
+                self.bodies.set_differs(content.root, signature);
+                return Err(Stop::Busy);
+            }
+            all.push(if differs { Found::Other } else { Found::Body });
+        }
+        Ok(all)
+    }
+
+    /// Keeps an entry that is about to go, by a second name: in versions/, or in quarantine/ where it is not what its
+    /// record says. A body's entry stays until then, so that no crash leaves the name without either.
+    fn keep(&self, place: &Place<'_>, content: &Content, found: Found) -> Result<(), Stop> {
+        match found {
+            Found::Nothing => return Ok(()),
+            Found::Other => return self.to_quarantine(place, content),
+            Found::Body => {}
         }
         let kept = self.bodies.version_path(&content.root);
         let _ = std::fs::remove_file(&kept);
@@ -512,6 +548,14 @@ impl Work<'_> {
         self.touched.files.push(id);
         Ok(())
     }
+}
+
+/// What lies at a name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Found {
+    Nothing,
+    Body,
+    Other,
 }
 
 /// The file that holds the header of `node` (kith-store(5), "Folders").

@@ -268,6 +268,35 @@ fn s12_an_old_backup_is_noticed_and_brought_up_to_date_and_own_edits_stay() {
 }
 
 #[test]
+fn s12_what_a_full_device_wrote_and_has_not_recorded_is_not_replaced() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("desktop", Full)]);
+    let [laptop, desktop] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    desktop.start(&lab);
+    lab.link(laptop, desktop);
+    laptop.save(&lab, "Note", 1, 3_000);
+    until_same(desktop, laptop);
+    // As after a crash: written, and fs has not looked at it yet.
+    let note = desktop.tree().join("Note");
+    let file = laptop.save(&lab, "Other", 1, 3_000);
+    until_same(desktop, laptop);
+    let mut unrecorded = std::fs::read(&note).unwrap();
+    unrecorded[2_000] ^= 1;
+    std::fs::write(&note, &unrecorded).unwrap();
+    laptop.save(&lab, "Note", 2, 3_000);
+    assert_eq!(laptop.save(&lab, "Other", 2, 3_000), file);
+    until("what came after it is there", || {
+        let other = Path::new("Other");
+        desktop.shows().get(other) == laptop.shows().get(other)
+    });
+    assert_eq!(std::fs::read(&note).unwrap(), unrecorded);
+    assert_eq!(desktop.record(&lab), 1);
+    until("it is a conflict on both", || [&*laptop, &*desktop].iter().all(|d| d.replica().status().conflicts == 1));
+    until_same(desktop, laptop);
+    assert_eq!(desktop.quarantined(), 0);
+}
+
+#[test]
 fn n3_n7_who_may_not_write_is_not_believed_and_who_relays_it_is_read_on() {
     let (mut lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("relay", Full), ("lost", Full)]);
     let old = lab.list.clone();
