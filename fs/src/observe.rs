@@ -90,24 +90,20 @@ impl Volume {
         }
         let (files, folders) = inner.settled(&dirty);
         inner.make_durable(&files, &folders)?;
+        let mut observed_files = Vec::new();
         for (file, changes) in files {
             match inner.observe_file(&file, changes) {
-                Ok(Some((observed, seen))) => {
-                    out.files.push(observed);
-                    out.seen.push(seen);
-                }
+                Ok(Some(observed)) => observed_files.push(observed),
                 Ok(None) => {}
                 Err(e) => drop(inner.tell(&file, e)),
             }
         }
-        let now: HashSet<FileId> = out.files.iter().map(|f| f.file).collect();
+        let now: HashSet<FileId> = observed_files.iter().map(|(f, _)| f.file).collect();
         let mut tree = inner.tree.lock();
         // A name that a file still being written took over: the folder waits for it, and with it all others, since
         // what moved between folders must be seen in both at once.
-        if folders.iter().any(|(ino, _)| inner.waits(&tree, *ino, &now)) {
-            return Ok(out);
-        }
-        for (ino, changes) in folders {
+        let wait = folders.iter().any(|(ino, _)| inner.waits(&tree, *ino, &now));
+        for (ino, changes) in folders.into_iter().filter(|_| !wait) {
             match inner.observe_folder(&mut tree, ino, &now) {
                 Ok((observed, complete)) => {
                     out.folders.push(observed);
@@ -116,6 +112,21 @@ impl Volume {
                     }
                 }
                 Err(e) => tracing::warn!("a folder could not be observed: {e}"),
+            }
+        }
+        // A new file is told of together with its name.
+        let named: HashSet<EntryId> = out.folders.iter().flat_map(|f| f.entries.iter().map(|e| e.2)).collect();
+        for (file, seen) in observed_files {
+            if named.contains(&EntryId::File(file.file)) || inner.records.file(file.file).is_some() {
+                out.files.push(file);
+                out.seen.push(seen);
+            } else if !wait {
+                // Its folder has to tell of it, though nothing changed there: next time.
+                let places = tree.file(seen.ino)?.places.clone();
+                for place in places {
+                    inner.intend_folders(&mut tree, &[place.parent])?;
+                    inner.touch_folder(&mut tree, place.parent)?;
+                }
             }
         }
         Ok(out)
@@ -271,8 +282,14 @@ impl Inner {
 
     /// Whether an entry's file was never recorded and is not in this observation either.
     fn is_unpublished(&self, tree: &Tree, entry: &Entry, now: &HashSet<FileId>) -> bool {
-        let Some(file) = self.file_of(tree, entry) else { return false };
-        !now.contains(&file.id) && file.state.read().dirty && self.records.file(file.id).is_none()
+        // Before mending has ended there may be files that nobody recorded yet and nobody changed since.
+        let unmended = self.session.unmended();
+        let id = match (self.file_of(tree, entry), entry.id()) {
+            (Some(file), _) if unmended || file.state.read().dirty => file.id,
+            (None, Some(EntryId::File(id))) if unmended => id,
+            _ => return false,
+        };
+        !now.contains(&id) && self.records.file(id).is_none()
     }
 
     fn waits(&self, tree: &Tree, ino: u64, now: &HashSet<FileId>) -> bool {

@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use common::{Vault, Watchdog};
 use fs::content::Kind;
@@ -176,11 +177,12 @@ fn step(volume: &Volume, model: &mut Model, dice: &mut Dice) {
         5 => {
             if let Some(Thing::File(content)) = there {
                 let linked = volume.link(find(volume, &path).unwrap(), at(&other), &name(&other)).map_err(errno);
-                if model.names.contains_key(&other) {
-                    assert_eq!(linked.unwrap_err(), libc::EEXIST);
-                } else {
-                    linked.unwrap();
-                    model.names.insert(other, Thing::File(content));
+                match model.names.entry(other) {
+                    Entry::Occupied(_) => assert_eq!(linked.unwrap_err(), libc::EEXIST),
+                    Entry::Vacant(free) => {
+                        linked.unwrap();
+                        free.insert(Thing::File(content));
+                    }
                 }
             }
         }

@@ -245,8 +245,25 @@ impl Filesystem for Served {
         entry(reply, self.volume.link(ino.0, parent.0, name.as_bytes()));
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let write = flags.0 & libc::O_ACCMODE != libc::O_RDONLY;
+    fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let access = flags.0 & libc::O_ACCMODE;
+        let write = access != libc::O_RDONLY;
+        let wanted = if access == libc::O_RDWR {
+            0o600
+        } else if write {
+            0o200
+        } else {
+            0o400
+        };
+        // In a private mount the kernel leaves this to us. Its owner is the only one who comes here, and root.
+        if req.uid() != 0
+            && let Ok(of) = self.volume.getattr(ino.0)
+            && of.uid == req.uid()
+            && of.mode & wanted != wanted
+            && !(wanted == 0o400 && of.mode & 0o100 != 0)
+        {
+            return reply.error(Errno::EACCES);
+        }
         match self.volume.open_file(ino.0, OpenHow { write, truncate: flags.0 & libc::O_TRUNC != 0 }) {
             Ok(()) => reply.opened(if write { WRITE } else { READ }, FopenFlags::FOPEN_KEEP_CACHE),
             Err(e) => reply.error(errno(&e)),

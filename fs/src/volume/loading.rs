@@ -118,9 +118,8 @@ impl Inner {
             return Err(Error::Damaged { path: path.to_owned(), what: "a folder's header has another's name" });
         }
         let id = EntryId::Folder(*node);
-        match at {
-            Some((tree, parent, entry)) => self.check_place(tree, parent, entry, &id, &found, path, false)?,
-            None => {}
+        if let Some((tree, parent, entry)) = at {
+            self.check_place(tree, parent, entry, &id, &found, path, false)?;
         }
         Ok(false)
     }
@@ -372,6 +371,10 @@ impl Inner {
                 state.settled = state.changes;
                 self.note_dirty(ino);
             }
+        }
+        if missing {
+            // Another file than the records know: its folder has to tell of it.
+            self.touch_folder(tree, parent)?;
         }
         tree.files.insert(header.file, ino);
         tree.nodes.insert(ino, Node::File(FileRef { file: Arc::new(file), lookups: 0, places: Vec::new() }));
