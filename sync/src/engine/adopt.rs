@@ -7,7 +7,7 @@ use keymgr::ids::{FileId, NodeId, RecordHash, Root};
 use super::author::Pending;
 use super::disk::{DiskNode, DiskPlace};
 use super::{Engine, EntryId, Observation, ObservedEntry, ObservedFile, ObservedFolder, Spot};
-use crate::record::{Kind, Place};
+use crate::record::{Content, Kind, Place};
 
 impl Engine {
     /// A listing of every folder, every file with its root; after the records, and after [`Self::load_disk`] where
@@ -53,6 +53,24 @@ impl Engine {
                 None => explained,
             };
             shows.extend(disk.map(|disk| (node, disk)));
+        }
+        // A file that nobody recorded has a name that records give to another, which is nowhere: it was saved by
+        // rename, or overwritten, before the end; fs will tell, and the other is what it took the name of.
+        let there: HashSet<NodeId> = shows.iter().map(|(node, _)| *node).collect();
+        for spot in self.pending.keys() {
+            let keeper = self.tree.keeper(spot).filter(|n| !there.contains(n) && !self.disk.has(n));
+            if let Some((node, target)) = keeper.and_then(|n| Some((n, self.target(&n)?))) {
+                // Which version was overwritten is not known: at best the last of this device.
+                let records = self.nodes.get(&node).into_iter().flat_map(|n| &n.records);
+                let own = records.filter(|(_, r)| r.author.device == self.me && !r.record.is_dead());
+                let last = own.max_by_key(|(h, r)| (r.number, **h));
+                if let Some((h, live)) = last.and_then(|(h, r)| Some((*h, r.record.live()?))) {
+                    let content_from = Some(live.content_from.unwrap_or(h));
+                    let attrs_from = None;
+                    let content = live.content;
+                    shows.push((node, DiskNode { content, content_from, attrs_from, basis: vec![h], ..target.disk }));
+                }
+            }
         }
         // Known by the index and not there: taken away by a step that it missed, or by a user of whom fs will tell.
         let there: HashSet<NodeId> = shows.iter().map(|(node, _)| *node).collect();
@@ -144,7 +162,12 @@ impl Engine {
                     kind: file.map_or(Kind::Folder, |f| f.kind),
                     places: Vec::new(),
                     places_from: live.and_then(|(h, l)| l.places_from.or(h)),
-                    content: live.map_or(content, |(_, l)| l.content),
+                    // Not one of a record, which it would pass for having shown.
+                    content: match source {
+                        Some(_) => live.map_or(content, |(_, l)| l.content),
+                        None if like.is_none() => content,
+                        None => content.map(|c| Content { root: Root::from_bytes([0; 32]), ..c }),
+                    },
                     content_from: live.and_then(|(h, l)| h.and(l.content_from.or(h))),
                     attrs: live.map(|(_, l)| l.attrs.clone()).unwrap_or_default(),
                     attrs_from: live.and_then(|(h, l)| l.attrs_from.or(h)),

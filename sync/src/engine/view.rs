@@ -234,6 +234,12 @@ impl Tree {
         }
     }
 
+    /// The file that is shown by a name.
+    pub fn keeper(&self, spot: &Spot) -> Option<NodeId> {
+        let claims = self.slots.get(spot)?;
+        claims.first().filter(|_| claims.iter().all(|c| !c.folder)).map(|c| c.rank.1)
+    }
+
     /// The smallest of the folders that are shown as one with this one.
     pub fn first_header(&self, folder: &NodeId) -> NodeId {
         let given = self.nodes.get(folder).and_then(|l| l.given.first());
