@@ -172,7 +172,9 @@ fn an_unmount_from_outside_ends_it() {
     fs::write(mount.path("a"), "a").unwrap();
     let at = mount.at.clone();
     let held = File::open(mount.path("a")).unwrap();
-    let mounted = mount.take();
+    let mounted = std::sync::Arc::new(mount.take());
+    let waits = mounted.clone();
+    let waiter = std::thread::spawn(move || waits.join());
     assert!(mounted.unmount().is_err(), "somebody is in it");
     assert_eq!(fs::read_to_string(at.join("a")).unwrap(), "a");
     drop(held);
@@ -184,6 +186,7 @@ fn an_unmount_from_outside_ends_it() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     mounted.join().unwrap();
+    waiter.join().unwrap().unwrap();
     assert!(!at.join("a").exists());
     vault.close(&volume);
 }

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
 use fuser::{BackgroundSession, INodeNo, MountOption, Notifier, SessionACL};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::volume::{Error, Notify, Result, Volume};
 
@@ -28,6 +28,9 @@ pub struct Mounted {
     volume: Volume,
     session: Mutex<Option<BackgroundSession>>,
     teller: Mutex<Option<JoinHandle<()>>>,
+    /// The last request was answered.
+    ended: Mutex<bool>,
+    end: Condvar,
 }
 
 /// What the thread that speaks to the kernel is given.
@@ -84,7 +87,8 @@ impl Volume {
             .map_err(|source| Error::Mount { path: at.clone(), source })?;
         *self.0.notifier.lock() = Some(Arc::new(Teller(Mutex::new(sender))));
         let (session, teller) = (Mutex::new(Some(session)), Mutex::new(Some(teller)));
-        Ok(Mounted { at, volume: self.clone(), session, teller })
+        let (ended, end) = (Mutex::new(false), Condvar::new());
+        Ok(Mounted { at, volume: self.clone(), session, teller, ended, end })
     }
 }
 
@@ -124,14 +128,22 @@ impl Mounted {
         self.join()
     }
 
-    /// Waits until it is unmounted, by whomever.
+    /// Waits until it is unmounted, by whomever, and the last request was answered. Several may wait.
     pub fn join(&self) -> io::Result<()> {
-        let session = self.session.lock().take();
-        let done = session.map_or(Ok(()), BackgroundSession::join);
+        let Some(session) = self.session.lock().take() else {
+            let mut ended = self.ended.lock();
+            while !*ended {
+                self.end.wait(&mut ended);
+            }
+            return Ok(());
+        };
+        let done = session.join();
         *self.volume.0.notifier.lock() = None;
         if let Some(teller) = self.teller.lock().take() {
             let _ = teller.join();
         }
+        *self.ended.lock() = true;
+        self.end.notify_all();
         done
     }
 
