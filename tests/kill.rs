@@ -41,7 +41,9 @@ fn killed_while_files_are_written_and_renamed() {
     let mut kept: Vec<(String, Vec<u8>)> = Vec::new();
     for round in 0..rounds(4) {
         d.mount();
-        let at = d.mountpoint();
+        // A folder of the vault: when the mount is gone nothing is written under it.
+        let at = d.mountpoint().join("inside");
+        std::fs::create_dir_all(&at).unwrap();
         let stop = AtomicBool::new(false);
         let delay = Duration::from_millis(next(&mut random) % 400);
         let done = std::thread::scope(|scope| {

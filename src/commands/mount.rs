@@ -55,10 +55,10 @@ fn start(config: &daemon::Config, unlock: &cli::Unlock, foreground: bool, json: 
         return outcome;
     }
     let id = vault::id(&config.store)?;
+    drop(vault::Lock::take(&config.store)?);
     if let Some(at) = &config.mountpoint {
         check_mountpoint(at)?;
     }
-    drop(vault::Lock::take(&config.store)?);
     let secret: Zeroizing<Vec<u8>> = vault::secret(&config.store, unlock)?;
     if foreground {
         return daemon::run(config, &secret);

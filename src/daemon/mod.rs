@@ -101,7 +101,11 @@ async fn serve_vault(config: &Config, secret: &Zeroizing<Vec<u8>>) -> Result<()>
         _ => None,
     };
     let host = daemon.volume.clone().map(|v| Arc::new(OfVolume(v)) as Arc<dyn sync::replica::Host>);
-    daemon.replica.begin(host);
+    if clean {
+        daemon.replica.begin(host);
+    } else {
+        mend(&daemon, host);
+    }
     let login = daemon.keyring.lock().login.clone();
     if let Some(login) = login {
         let keyring = daemon.keyring.lock().clone();
@@ -109,9 +113,6 @@ async fn serve_vault(config: &Config, secret: &Zeroizing<Vec<u8>>) -> Result<()>
     }
     let control = serve::listen(daemon.clone())?;
     tokio::spawn(keep_list(daemon.clone()));
-    if !clean {
-        mend(&daemon);
-    }
     background::report(Ok(()));
 
     // Unmounted from outside, by fusermount3: the same end.
@@ -229,17 +230,19 @@ fn begin(
     Ok((daemon, begin.clean))
 }
 
-/// After an unclean end, in the background: what the last session was changing is looked at and recorded.
-fn mend(daemon: &Arc<Daemon>) {
-    let Some(volume) = daemon.volume.clone() else { return };
+/// After an unclean end, in the background: what the last session was changing is looked at and recorded. Steps begin
+/// only then: what it changed must not be taken for what the records say.
+fn mend(daemon: &Arc<Daemon>, host: Option<Arc<dyn sync::replica::Host>>) {
+    let Some(volume) = daemon.volume.clone() else { return daemon.replica.begin(host) };
     let daemon = daemon.clone();
-    std::thread::spawn(move || match volume.mend() {
-        Ok(report) => {
-            *daemon.mended.lock() = report.files as u64;
-            // It ends when what was found is recorded.
-            daemon.ears.wake();
+    std::thread::spawn(move || {
+        match volume.mend() {
+            Ok(report) => *daemon.mended.lock() = report.files as u64,
+            Err(e) => daemon.replica.notice(format!("Mending did not end: {e}; the next mount goes on with it.")),
         }
-        Err(e) => daemon.replica.notice(format!("Mending did not end: {e}; the next mount goes on with it.")),
+        // It ends when what was found is recorded.
+        daemon.ears.wake();
+        daemon.replica.begin(host);
     });
 }
 

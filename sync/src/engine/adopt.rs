@@ -87,6 +87,17 @@ impl Engine {
         self.requeue_all();
     }
 
+    /// After an unclean end: a step that was cut off may have left a folder another time than its record says. Each is
+    /// dressed again, but for those that fs says it changed.
+    pub fn undress_folders(&mut self) {
+        let folders: Vec<(NodeId, DiskNode)> =
+            self.disk.nodes().filter(|(_, d)| d.kind == Kind::Folder).map(|(n, d)| (*n, d.clone())).collect();
+        for (node, shown) in folders {
+            self.put_disk(node, DiskNode { attrs: Vec::new(), attrs_from: None, ..shown });
+            self.requeue(node);
+        }
+    }
+
     /// A node that the index knows: each part is as it was known, or as a step that the index missed left it.
     fn catch_up(
         &self,

@@ -342,11 +342,17 @@ impl Engine {
                 self.put_disk(node, new);
                 return None;
             }
-            new.attrs_from = None;
-            changed = true;
+            // Not known since an unclean end, and what the records say: no change of it.
+            let said = self.target(&node).map(|t| t.disk).filter(|t| old.attrs.is_empty() && t.attrs == *attrs);
+            if let Some(said) = said {
+                new.attrs_from = said.attrs_from;
+            } else {
+                new.attrs_from = None;
+                changed = true;
+            }
         }
         if !changed {
-            if new.places != old.places {
+            if new != old {
                 self.put_disk(node, new);
             }
             return None;

@@ -61,6 +61,9 @@ impl Replica {
                     tracing::warn!("{}: not written by kith; left alone", path.display());
                 }
                 engine.adopt(&seen);
+                if role == Role::Full {
+                    engine.undress_folders();
+                }
                 let all = engine.take_disk_changes();
                 index.put(all);
             }
