@@ -98,7 +98,10 @@ impl Bodies {
         if groups.root() != *root {
             return Err(Error::Wrong);
         }
-        let (aside, path) = (self.incoming.join(format!("{root}.put")), self.incoming.join(name(root)));
+        // Two may bring the same body at once.
+        static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (aside, path) = (self.incoming.join(format!("{root}-{number}.put")), self.incoming.join(name(root)));
         let file = create(&aside).map_err(at(&aside))?;
         let mut bytes = bytes.to_vec();
         root::zero_locator(&mut bytes);
@@ -150,6 +153,19 @@ impl Bodies {
             return Ok(groups.clone());
         }
         let groups = groups_of_file(path).map_err(at(path))?;
+        if groups.root() != *root {
+            return Err(Error::Wrong);
+        }
+        self.remember(*root, groups.clone());
+        Ok(groups)
+    }
+
+    /// The same of a body that is open.
+    pub fn groups_of_body(&self, root: &Root, body: &File) -> Result<Groups, Error> {
+        if let Some(groups) = self.groups.lock().get(root) {
+            return Ok(groups.clone());
+        }
+        let groups = groups_of_open(body).map_err(at(&self.incoming))?;
         if groups.root() != *root {
             return Err(Error::Wrong);
         }
@@ -456,9 +472,7 @@ mod tests {
         let mut bytes = body(9000);
         bytes[4096..8192].fill(0);
         let root = Groups::of_bytes(&bytes).root();
-        for left in ["part", "put"] {
-            std::fs::write(dir.path().join(format!("incoming/{root}.{left}")), [7; 12_000]).unwrap();
-        }
+        std::fs::write(dir.path().join(format!("incoming/{root}.part")), [7; 12_000]).unwrap();
         bodies.put(&root, &bytes).unwrap();
         assert_eq!(std::fs::read(bodies.whole(&root).unwrap()).unwrap(), bytes);
     }

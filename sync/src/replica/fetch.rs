@@ -20,6 +20,8 @@ use crate::wire;
 
 /// Bodies under way at once.
 const AT_ONCE: usize = 8;
+/// A peer that lacks a body is asked for it again after this.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// The most that is asked for in one request.
 const RUN: u64 = 8 << 20;
 
@@ -86,11 +88,25 @@ impl Inner {
         let may = |p: &Peer| p.up && !p.lacks.contains(root) && p.rest.is_none_or(|until| until <= now);
         let mut up: Vec<_> = peers.iter().filter(|(_, p)| may(p)).map(|(id, _)| *id).collect();
         up.sort_unstable();
-        up.first().copied()
+        let first = up.first().copied()?;
+        drop(peers);
+        if let Some(p) = self.peers.lock().get_mut(&first) {
+            p.asked.insert(*root);
+        }
+        Some(first)
     }
 
-    fn ended(&self, root: Root, peer: DeviceId, outcome: Outcome) {
+    fn ended(self: &Arc<Self>, root: Root, peer: DeviceId, outcome: Outcome) {
+        let mut says_so = false;
+        if let Some(p) = self.peers.lock().get_mut(&peer) {
+            p.asked.remove(&root);
+            says_so = p.has.remove(&root);
+        }
         match outcome {
+            // It came to have it after it was asked.
+            Outcome::Lacks if says_so => {
+                let _ = self.fetch.send(Event::Try);
+            }
             Outcome::Whole => {
                 if let Some(p) = self.peers.lock().get_mut(&peer) {
                     p.broken = 0;
@@ -106,6 +122,15 @@ impl Inner {
                 if let Some(p) = self.peers.lock().get_mut(&peer) {
                     p.lacks.insert(root);
                 }
+                // It says when it has it; in case that was not heard, it is asked again some time.
+                let inner = Arc::downgrade(self);
+                self.runtime.spawn(async move {
+                    tokio::time::sleep(ASK_AGAIN).await;
+                    let Some(inner) = inner.upgrade() else { return };
+                    if inner.peers.lock().get_mut(&peer).is_some_and(|p| p.lacks.remove(&root)) {
+                        let _ = inner.fetch.send(Event::Try);
+                    }
+                });
             }
             Outcome::Broken => {
                 // A link that is gone is told by the network; this is a stream that ended, or about to be told.

@@ -163,6 +163,9 @@ struct Peer {
     feed: Option<tokio::task::AbortHandle>,
     /// Bodies that it did not have when asked.
     lacks: HashSet<Root>,
+    /// Bodies that it is being asked for, and those of them that it said it has since.
+    asked: HashSet<Root>,
+    has: HashSet<Root>,
     /// Not asked for a body before this, after it broke off so many times.
     rest: Option<std::time::Instant>,
     broken: u32,

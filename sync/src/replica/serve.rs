@@ -3,7 +3,6 @@
 
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -97,21 +96,14 @@ impl<S: futures::Stream> futures::Stream for SyncStream<S> {
 }
 
 impl Inner {
-    /// Where a body with this root lies, if it is whole here.
-    pub(super) fn body_path(&self, root: &Root) -> Option<PathBuf> {
-        if let Some(path) = self.bodies.whole(root) {
-            return Some(path);
-        }
-        let names = self.core.lock().engine.body_in_tree(root)?;
-        Some(self.tree.path_of(&names))
-    }
-
-    /// Opens it: beneath the store, and never what a symlink points at.
+    /// Opens a body that is whole here: beneath the store, and never what a symlink points at. Under the lock, since
+    /// between two looks a step may take it from beside the tree into it, or back.
     fn open_body(&self, root: &Root) -> io::Result<std::fs::File> {
+        let core = self.core.lock();
         if let Some(path) = self.bodies.whole(root) {
             return crate::bodies::open(&path);
         }
-        let names = self.core.lock().engine.body_in_tree(root).ok_or(io::ErrorKind::NotFound)?;
+        let names = core.engine.body_in_tree(root).ok_or(io::ErrorKind::NotFound)?;
         self.tree.read(&names)
     }
 
@@ -151,9 +143,9 @@ impl Inner {
         {
             return status(StatusCode::NOT_FOUND);
         }
-        let Some(path) = self.body_path(&root) else { return status(StatusCode::NOT_FOUND) };
+        let Ok(body) = self.open_body(&root) else { return status(StatusCode::NOT_FOUND) };
         let inner = self.clone();
-        let groups = tokio::task::spawn_blocking(move || inner.bodies.groups_of(&root, &path)).await;
+        let groups = tokio::task::spawn_blocking(move || inner.bodies.groups_of_body(&root, &body)).await;
         let Ok(Ok(groups)) = groups else { return status(StatusCode::NOT_FOUND) };
         let mut out = Vec::new();
         match (base, known) {

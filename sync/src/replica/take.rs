@@ -97,6 +97,8 @@ impl Inner {
                 Frame::Have(roots) => {
                     if let Some(p) = self.peers.lock().get_mut(&peer) {
                         p.lacks.retain(|root| !roots.contains(root));
+                        // Its answer that it lacks it may still be on the way here.
+                        p.has.extend(roots.iter().filter(|root| p.asked.contains(*root)));
                     }
                     let _ = self.fetch.send(fetch::Event::Try);
                 }
@@ -141,10 +143,23 @@ impl Inner {
                 p.heads.raise(e.author, Head { number: e.number, hash: e.hash });
             }
         }
+        // Bodies first: whoever is told of a record from here on finds its body too.
+        let mut bodies = Vec::new();
+        for (record, body) in &records {
+            if let (Some(body), Some(content)) = (body, record.entry().record.content())
+                && self.bodies.whole(&content.root).is_none()
+                && body.len() as u64 == content.length
+            {
+                match self.bodies.put(&content.root, body) {
+                    Ok(()) => bodies.push(content.root),
+                    Err(e) => tracing::warn!("a body from {peer}: {e}"),
+                }
+            }
+        }
         let mut core = self.core.lock();
         let share = core.engine.share();
-        let mut new = Vec::new();
-        for (record, body) in records {
+        let mut new = 0;
+        for (record, _) in records {
             let entry = record.entry();
             if entry.record.share != share {
                 return Err("a record of another share".into());
@@ -161,26 +176,15 @@ impl Inner {
                 let name = self.name_of(&entry.author.device);
                 self.notice(format!("{name} has two histories: its store was put back, or its disk copied"));
             }
-            new.push((record, body));
+            new += 1;
         }
         core.logs.sync().map_err(|e| e.to_string())?;
-        drop(core);
-        for (record, body) in &new {
-            if let (Some(body), Some(content)) = (body, record.entry().record.content())
-                && self.bodies.whole(&content.root).is_none()
-                && body.len() as u64 == content.length
-            {
-                match self.bodies.put(&content.root, body) {
-                    Ok(()) => {
-                        let mut core = self.core.lock();
-                        core.engine.handle_body(content.root);
-                        core.have(content.root);
-                    }
-                    Err(e) => tracing::warn!("a body from {peer}: {e}"),
-                }
-            }
+        for root in bodies {
+            core.engine.handle_body(root);
+            core.have(root);
         }
-        if !new.is_empty() {
+        drop(core);
+        if new > 0 {
             self.tell();
             self.kick();
             let _ = self.fetch.send(fetch::Event::Try);
