@@ -21,7 +21,7 @@ use crate::wire;
 /// Bodies under way at once.
 const AT_ONCE: usize = 8;
 /// A peer that lacks a body is asked for it again after this.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// The most that is asked for in one request.
 const RUN: u64 = 8 << 20;
 
@@ -101,6 +101,10 @@ impl Inner {
         if let Some(p) = self.peers.lock().get_mut(&peer) {
             p.asked.remove(&root);
             says_so = p.has.remove(&root);
+            // At once with what was just read: what it says from now on is not missed.
+            if matches!(outcome, Outcome::Lacks) && !says_so {
+                p.lacks.insert(root);
+            }
         }
         match outcome {
             // It came to have it after it was asked.
@@ -119,9 +123,6 @@ impl Inner {
                 self.kick();
             }
             Outcome::Lacks => {
-                if let Some(p) = self.peers.lock().get_mut(&peer) {
-                    p.lacks.insert(root);
-                }
                 // It says when it has it; in case that was not heard, it is asked again some time.
                 let inner = Arc::downgrade(self);
                 self.runtime.spawn(async move {
