@@ -144,17 +144,30 @@ fn a_shared_mapping_is_written_back() {
     let vault = Vault::new();
     let volume = vault.open(true);
     let mount = vault.mount(&volume);
-    let file = File::options().read(true).write(true).create_new(true).open(mount.path("m")).unwrap();
-    file.set_len(20_000).unwrap();
-    // SAFETY: a fresh mapping of a file that stays open, written within its length and unmapped at the end.
-    unsafe {
-        let (access, fd) = (libc::PROT_READ | libc::PROT_WRITE, std::os::fd::AsRawFd::as_raw_fd(&file));
-        let at = libc::mmap(std::ptr::null_mut(), 20_000, access, libc::MAP_SHARED, fd, 0);
-        assert_ne!(at, libc::MAP_FAILED);
-        at.cast::<u8>().add(10_000).write(7);
-        libc::munmap(at, 20_000);
+    fs::write(mount.path("m"), vec![0; 20_000]).unwrap();
+    let path = std::ffi::CString::new(mount.path("m").into_os_string().into_encoded_bytes()).unwrap();
+    // In a process of its own: unmapping waits for the writes to be answered with this process's memory locked, and the
+    // threads that answer are in it. (A daemon must never map a file of its own mount.)
+    // SAFETY: after the fork the child makes system calls only, on memory that it has by then, and exits.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        // SAFETY: as above; the mapping is checked, and written within its length.
+        unsafe {
+            let fd = libc::open(path.as_ptr(), libc::O_RDWR);
+            let access = libc::PROT_READ | libc::PROT_WRITE;
+            let at = libc::mmap(std::ptr::null_mut(), 20_000, access, libc::MAP_SHARED, fd, 0);
+            if fd < 0 || at == libc::MAP_FAILED {
+                libc::_exit(1);
+            }
+            at.cast::<u8>().add(10_000).write(7);
+            libc::_exit(libc::munmap(at, 20_000));
+        }
     }
-    drop(file);
+    let mut status = 0;
+    // SAFETY: the child is ours, and `status` lives through the call.
+    assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+    assert_eq!(status, 0);
     mount.unmount();
     vault.close(&volume);
     let volume = vault.open(true);

@@ -95,6 +95,9 @@ impl Volume {
 /// Loops that serve requests: a program's request is answered while another's waits for the disk.
 const THREADS: usize = 2;
 
+/// How often an unmount is tried again where somebody is in it.
+const TRIES: u32 = 8;
+
 fn speak(notifier: &Notifier, tell: Tell) {
     use std::os::unix::ffi::OsStrExt;
     // What the kernel has forgotten by itself needs no telling.
@@ -115,15 +118,17 @@ impl Mounted {
 
     /// Unmounts and waits for the last request. EBUSY where somebody is in it: then it stays mounted.
     pub fn unmount(&self) -> io::Result<()> {
-        let status = std::process::Command::new("fusermount3").arg("-u").arg("--").arg(&self.at).output();
-        match status {
-            Ok(out) if out.status.success() => {}
-            Ok(_) if !self.is_mounted() => {}
-            Ok(out) => {
+        for attempt in 0.. {
+            let out = std::process::Command::new("fusermount3").arg("-u").arg("--").arg(&self.at).output()?;
+            if out.status.success() || !self.is_mounted() {
+                break;
+            }
+            // A program that was just started or is just ending may still hold what another has closed.
+            if attempt == TRIES {
                 let text = String::from_utf8_lossy(&out.stderr).trim().to_owned();
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, text));
             }
-            Err(e) => return Err(e),
+            std::thread::sleep(std::time::Duration::from_millis(50));
         }
         self.join()
     }
@@ -139,6 +144,7 @@ impl Mounted {
         };
         let done = session.join();
         *self.volume.0.notifier.lock() = None;
+        self.volume.0.release_all();
         if let Some(teller) = self.teller.lock().take() {
             let _ = teller.join();
         }

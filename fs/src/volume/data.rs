@@ -251,6 +251,26 @@ impl Inner {
         Ok(())
     }
 
+    /// The kernel is gone, and with it every opening: what it had still queued of closes never comes.
+    pub fn release_all(&self) {
+        let _gate = self.gate.read();
+        let mut tree = self.tree.lock();
+        let inos: Vec<u64> = tree.nodes.keys().copied().collect();
+        for ino in inos {
+            match tree.nodes.get_mut(&ino) {
+                Some(super::tree::Node::File(entry)) => {
+                    entry.lookups = 0;
+                    let mut state = entry.file.state.write();
+                    (state.opens, state.writers, state.settled) = (0, 0, state.changes);
+                    self.let_go(&mut state);
+                }
+                Some(super::tree::Node::Folder(folder)) => folder.lookups = 0,
+                None => {}
+            }
+            tree.drop_unused(ino);
+        }
+    }
+
     fn drop_privileges(&self, file: &Arc<FileNode>) -> Result<()> {
         let path = self.tree.lock().file_path(file.ino)?;
         let mut state = file.state.write();
