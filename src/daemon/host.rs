@@ -1,6 +1,7 @@
 //! fs and sync, joined: what fs asks of the records, and what sync needs keys for. Neither knows the other.
 
 use std::path::Path;
+use std::time::Duration;
 
 use fs::records::{EntryId as FsId, Feed, RecordedFile, Records, Refusal};
 use fs::volume::{Gate, Volume};
@@ -21,6 +22,10 @@ impl Records for FromReplica {
     fn folder(&self, node: NodeId) -> Option<Vec<(StoreName, FsId)>> {
         let entries = self.0.disk_folder(&node)?;
         Some(entries.into_iter().map(|(name, id)| (name, to_fs(id))).collect())
+    }
+
+    fn has_folder(&self, node: NodeId) -> bool {
+        self.0.has_disk_folder(&node)
     }
 }
 
@@ -47,11 +52,17 @@ pub struct Ears {
 }
 
 impl Ears {
-    /// Waits until something changed.
-    pub fn wait(&self) {
+    /// Waits until something changed, or so long.
+    pub fn wait(&self, at_most: Option<Duration>) {
         let mut changed = self.changed.lock();
         while !*changed {
-            self.wake.wait(&mut changed);
+            match at_most {
+                Some(time) => {
+                    self.wake.wait_for(&mut changed, time);
+                    break;
+                }
+                None => self.wake.wait(&mut changed),
+            }
         }
         *changed = false;
     }
@@ -64,7 +75,6 @@ impl Ears {
 
 impl Feed for Ears {
     fn changed(&self) {
-        tracing::debug!("changed");
         self.wake();
     }
 

@@ -34,7 +34,8 @@ pub fn fsck(opened: Opened, repair: bool) -> Result<Value> {
         account: keyring.account_id,
         list,
         incarnation: keyring.incarnation,
-        session: keyring.mark.session + 1,
+        // No session of its own: it looks at the disk itself, and leaves the index as that of the last one.
+        session: keyring.mark.session,
         clean: begin.clean,
     };
     let replica = Replica::start(config, logs).map_err(failed)?;
@@ -48,7 +49,8 @@ pub fn fsck(opened: Opened, repair: bool) -> Result<Value> {
         None => None,
     };
     let found = check(volume.as_ref(), &replica, repair);
-    replica.end(begin.clean);
+    // What went to quarantine is looked for at the next start.
+    replica.end(begin.clean && !repair);
     found
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use fs::observe::Observation;
 use fs::volume::Volume;
@@ -9,6 +10,9 @@ use sync::engine::{ObservedEntry, ObservedFile, ObservedFolder};
 use sync::replica::{Observed, Replica};
 
 use super::host::{Ears, to_sync};
+
+/// How long something that has not settled is left alone before it is looked at again.
+const UNSETTLED: Duration = Duration::from_secs(1);
 
 /// The thread that records, until it is told to end.
 pub struct Recorder {
@@ -23,14 +27,15 @@ impl Recorder {
         let (heard, ends) = (ears.clone(), end.clone());
         let run = move || {
             loop {
-                heard.wait();
+                // What a program holds open settles by being left alone: nobody tells of that.
+                heard.wait(volume.is_dirty().then_some(UNSETTLED));
                 if ends.load(Ordering::Acquire) {
                     return;
                 }
                 if let Err(e) = record(&volume, &replica) {
                     replica.notice(format!("What was written could not be recorded yet: {e}"));
                     // Tried again at the next change, and in any case after a while: a full disk gets room again.
-                    std::thread::sleep(std::time::Duration::from_secs(1));
+                    std::thread::sleep(UNSETTLED);
                     heard.wake();
                 }
             }
@@ -63,7 +68,6 @@ pub fn record(volume: &Volume, replica: &Replica) -> Result<usize, Error> {
     let mut seen = None;
     let made = replica.author(|| {
         let observation = volume.observe()?;
-        tracing::debug!("{} folders and {} files observed", observation.folders.len(), observation.files.len());
         if observation.is_empty() {
             return Ok::<_, Error>(None);
         }

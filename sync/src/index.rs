@@ -16,6 +16,8 @@ pub struct Index {
 
 /// Marks the index as one of a session that ended well.
 const COMPLETE: &[u8] = b"complete";
+/// The session that writes it, or wrote it last.
+const SESSION: &[u8] = b"session";
 
 impl Index {
     /// A broken index is thrown away: nothing is lost with it.
@@ -41,9 +43,24 @@ impl Index {
     pub fn load(&self, session: u64) -> Option<Vec<(NodeId, DiskNode)>> {
         let mark = self.db.remove(COMPLETE).ok()??;
         self.db.flush().ok()?;
-        if mark.as_ref() != session.to_le_bytes() {
-            return None;
+        if mark.as_ref() == session.to_le_bytes() { self.nodes() } else { None }
+    }
+
+    /// What the disk showed in the session with this number, but for its last steps perhaps.
+    pub fn lagging(&self, session: u64) -> Option<Vec<(NodeId, DiskNode)>> {
+        let of = self.db.get(SESSION).ok()??;
+        if of.as_ref() == session.to_le_bytes() { self.nodes() } else { None }
+    }
+
+    /// From now on this is the index of that session.
+    pub fn begin(&self, session: u64) {
+        let done = self.db.insert(SESSION, &session.to_le_bytes()).and_then(|_| self.db.flush());
+        if let Err(e) = done {
+            tracing::warn!("the index could not be begun: {e}");
         }
+    }
+
+    fn nodes(&self) -> Option<Vec<(NodeId, DiskNode)>> {
         let parse = |(key, value): (sled::IVec, sled::IVec)| {
             Some((NodeId::from_slice(&key).ok()?, postcard::from_bytes(&value).ok()?))
         };

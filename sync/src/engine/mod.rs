@@ -481,6 +481,15 @@ impl Engine {
         Some(children.filter_map(|(name, n)| Some((name.clone(), self.disk.get(&n)?.id(n)))).collect())
     }
 
+    /// All that this disk shows, for a new index.
+    pub fn disk_nodes(&self) -> Vec<(NodeId, Option<DiskNode>)> {
+        self.disk.nodes().map(|(node, shown)| (*node, Some(shown.clone()))).collect()
+    }
+
+    pub fn has_disk_folder(&self, node: &NodeId) -> bool {
+        self.disk.get(node).is_some_and(|d| d.kind == Kind::Folder)
+    }
+
     /// The store names from the share's root down to a folder or file of this disk (its first name).
     pub fn disk_path(&self, node: &NodeId) -> Option<Vec<StoreName>> {
         if *node == self.root {

@@ -223,6 +223,10 @@ impl Replica {
         self.0.core.lock().engine.disk_folder(node)
     }
 
+    pub fn has_disk_folder(&self, node: &NodeId) -> bool {
+        self.0.core.lock().engine.has_disk_folder(node)
+    }
+
     /// The newest records of all logs here, for the mark.
     pub fn mark_heads(&self) -> Vec<Head> {
         let core = self.0.core.lock();

@@ -51,6 +51,10 @@ impl Replica {
         match index.load(session.saturating_sub(1)).filter(|_| clean) {
             Some(nodes) => engine.load_disk(nodes),
             None => {
+                // One that was cut off lags behind the disk, and still knows what the disk alone does not tell.
+                if let Some(nodes) = index.lagging(session.saturating_sub(1)) {
+                    engine.load_disk(nodes);
+                }
                 index.clear();
                 let (seen, signatures, odd) =
                     scan::scan(&store, share, |file, signature| index.root(file, signature)).map_err(io)?;
@@ -64,10 +68,11 @@ impl Replica {
                 if role == Role::Full {
                     engine.undress_folders();
                 }
-                let all = engine.take_disk_changes();
-                index.put(all);
+                index.put(engine.disk_nodes());
+                engine.take_disk_changes();
             }
         }
+        index.begin(session);
         let (fetch, events) = mpsc::unbounded_channel();
         let core = Core {
             engine,
