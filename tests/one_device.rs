@@ -76,3 +76,24 @@ fn after_a_kill_everything_fsynced_is_there_and_fsck_finds_nothing() {
     d.umount();
     d.kith(&["fsck"]);
 }
+
+#[test]
+fn fusermount_ends_a_vault_as_umount_does_and_a_mount_right_after_it_waits() {
+    let d = Device::new("fusermount");
+    d.init();
+    for round in 0..3 {
+        d.mount();
+        let file = d.mountpoint().join("counted");
+        if round > 0 {
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), format!("{}", round - 1));
+        }
+        std::fs::write(&file, format!("{round}")).unwrap();
+        let out = Command::new("fusermount3").arg("-u").arg(d.mountpoint()).status().unwrap();
+        assert!(out.success());
+    }
+    d.mount();
+    assert_eq!(d.status()["mending"], false);
+    assert_eq!(d.status()["mended"], 0, "the ends were not clean");
+    d.umount();
+    d.kith(&["fsck"]);
+}

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use zeroize::Zeroizing;
 
@@ -55,7 +56,7 @@ fn start(config: &daemon::Config, unlock: &cli::Unlock, foreground: bool, json: 
         return outcome;
     }
     let id = vault::id(&config.store)?;
-    drop(vault::Lock::take(&config.store)?);
+    wait_for_the_last(&config.store)?;
     if let Some(at) = &config.mountpoint {
         check_mountpoint(at)?;
     }
@@ -66,6 +67,30 @@ fn start(config: &daemon::Config, unlock: &cli::Unlock, foreground: bool, json: 
     background::start(&secret, &paths::log_file(&id)?)?;
     super::done(json, text, &serde_json::json!({ "store": config.store, "mountpoint": config.mountpoint }));
     Ok(())
+}
+
+/// Refuses a vault that is in use. A daemon that was just unmounted still records what was written last: it is waited for.
+fn wait_for_the_last(store: &Path) -> Result<()> {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let Err(e) = vault::Lock::take(store) else { return Ok(()) };
+        let ends = e.code == Code::AlreadyRunning
+            && match super::running(store)?.map(|mut daemon| daemon.ask(&Request::Status)) {
+                Some(Ok(status)) => status["mountpoint"].as_str().is_some_and(|at| !is_mounted(Path::new(at))),
+                Some(Err(_)) | None => true,
+            };
+        if !ends || Instant::now() > until {
+            return Err(e);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whether a file system begins there.
+fn is_mounted(at: &Path) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let shown = at.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
+    table.lines().any(|line| line.split(' ').nth(1) == Some(shown.as_str()))
 }
 
 /// An existing, empty folder where nothing is mounted.

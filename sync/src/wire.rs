@@ -27,12 +27,50 @@ pub struct Hello {
 pub enum Frame {
     /// The device list as the writer knows it.
     List(Vec<u8>),
-    /// A signed record, and its body where it is short and was set by it.
+    /// A signed record, and its body where it is short and was set by it ([`pack`]).
     Record { signed: Vec<u8>, body: Option<Vec<u8>> },
     /// Bodies that are whole at the writer since the last such frame.
     Have(Vec<Root>),
     /// How far the writer has read everybody, itself included.
     Heads(Heads),
+}
+
+/// Bytes of a block of [`pack`].
+const BLOCK: usize = 128;
+
+/// A short body without its zeros: every page is stored whole, so that a small file is mostly zeros. The length (u32,
+/// little-endian), a bit for each block of 128 bytes that is not all zeros (lowest first), then those blocks.
+pub fn pack(body: &[u8]) -> Vec<u8> {
+    let mut bits = vec![0u8; body.len().div_ceil(BLOCK).div_ceil(8)];
+    let mut blocks = Vec::new();
+    for (i, block) in body.chunks(BLOCK).enumerate() {
+        if block.iter().any(|b| *b != 0) {
+            if let Some(byte) = bits.get_mut(i / 8) {
+                *byte |= 1 << (i % 8);
+            }
+            blocks.extend_from_slice(block);
+        }
+    }
+    [&u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes(), bits.as_slice(), &blocks].concat()
+}
+
+/// The body that [`pack`] was given; `None` for what it does not make, or a body longer than `most`.
+pub fn unpack(packed: &[u8], most: usize) -> Option<Vec<u8>> {
+    let (len, rest) = packed.split_at_checked(4)?;
+    let len = u32::from_le_bytes(len.try_into().ok()?) as usize;
+    if len > most {
+        return None;
+    }
+    let (bits, mut blocks) = rest.split_at_checked(len.div_ceil(BLOCK).div_ceil(8))?;
+    let mut body = vec![0; len];
+    for (i, block) in body.chunks_mut(BLOCK).enumerate() {
+        if bits.get(i / 8)? & (1 << (i % 8)) != 0 {
+            let (bytes, more) = blocks.split_at_checked(block.len())?;
+            block.copy_from_slice(bytes);
+            blocks = more;
+        }
+    }
+    blocks.is_empty().then_some(body)
 }
 
 /// A frame with its length in front.
@@ -87,6 +125,24 @@ pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, BadFrame> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_packed_body_comes_back_and_a_forged_one_does_not() {
+        for len in [0, 1, 127, 128, 129, 4096, 8485] {
+            let mut body = vec![0; len];
+            for i in (0..len.min(700)).step_by(3) {
+                body[i] = i as u8;
+            }
+            let packed = pack(&body);
+            assert_eq!(unpack(&packed, len), Some(body.clone()), "{len}");
+            assert_eq!(unpack(&packed, len.saturating_sub(1)), if len == 0 { Some(body) } else { None });
+            assert_eq!(unpack(&[packed.as_slice(), &[0]].concat(), len), None, "a byte too many");
+            for end in 0..packed.len() {
+                assert_eq!(unpack(&packed[..end], len), None, "cut at {end}");
+            }
+        }
+        assert!(pack(&vec![0; 8485]).len() < 20);
+    }
 
     #[test]
     fn frames_come_out_of_any_pieces() {

@@ -255,7 +255,7 @@ impl Inner {
         let mut bytes = Vec::new();
         self.open_body(&content.root).ok()?.take(SMALL + 1).read_to_end(&mut bytes).ok()?;
         let right = keymgr::root::Groups::of_bytes(&bytes).root() == content.root;
-        right.then_some(bytes)
+        right.then(|| wire::pack(&bytes))
     }
 }
 

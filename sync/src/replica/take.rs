@@ -9,9 +9,10 @@ use keymgr::devices::DeviceList;
 use keymgr::ids::DeviceId;
 
 use super::{Inner, fetch};
+use crate::bodies::SMALL;
 use crate::engine::{Head, Taken};
 use crate::record::{RecordError, Signed};
-use crate::wire::{Decoder, Frame, Hello};
+use crate::wire::{Decoder, Frame, Hello, unpack};
 
 /// The most authors (lives of devices) that a peer may claim to have read, twice over.
 const MAX_AUTHORS: usize = 8192;
@@ -89,7 +90,10 @@ impl Inner {
                         continue;
                     }
                     match self.believe(peer, &record) {
-                        Ok(true) => records.push((Arc::new(record), body)),
+                        Ok(true) => {
+                            let body = body.map(|b| unpack(&b, SMALL as usize).ok_or("a body that cannot be"));
+                            records.push((Arc::new(record), body.transpose()?));
+                        }
                         Ok(false) => {}
                         Err(e) => return Err(format!("a record: {e}")),
                     }
