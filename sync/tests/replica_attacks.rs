@@ -16,7 +16,7 @@ use keymgr::root::Groups;
 use replica_support::{Device, FeedOf, Lab, header, until, until_same, write_file, write_folder};
 use sync::record::{Content, Kind, Live, Place, Record, Signed, State};
 use sync::replica::Opened;
-use sync::wire::{Frame, encode};
+use sync::wire::{Frame, encode, pack};
 
 fn body() -> Vec<u8> {
     [header(1, &[5; 16]), vec![0x42; 500]].concat()
@@ -66,7 +66,8 @@ fn forge(keys: &DeviceKeys, signed: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
 }
 
 fn frames(records: &[Vec<u8>]) -> Vec<u8> {
-    let frame = |signed: &Vec<u8>| encode(&Frame::Record { signed: signed.clone(), body: Some(body()) }).unwrap();
+    let frame =
+        |signed: &Vec<u8>| encode(&Frame::Record { signed: signed.clone(), body: Some(pack(&body())) }).unwrap();
     records.iter().flat_map(frame).collect()
 }
 
