@@ -72,12 +72,9 @@ impl Identity {
         // Never sent, never looked at: the key alone is checked.
         let name = ServerName::try_from("kith.invalid").map_err(|e| LinkError::Key(e.to_string()))?;
         let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, io);
-        match timeout(HANDSHAKE, connecting).await {
-            Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN) => Ok(Box::new(tls)),
-            Ok(Ok(_)) => Err(LinkError::Tls(io::Error::other("the peer speaks no kith/1"))),
-            Ok(Err(e)) => Err(LinkError::Tls(e)),
-            Err(_) => Err(LinkError::Slow),
-        }
+        let tls = in_time(connecting).await?;
+        spoken(tls.get_ref().1.alpn_protocol())?;
+        Ok(Box::new(tls))
     }
 
     /// As the server of a link, for the device that holds `peer` and no other.
@@ -91,13 +88,18 @@ impl Identity {
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
         config.alpn_protocols = vec![ALPN.to_vec()];
-        match timeout(HANDSHAKE, tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(io)).await {
-            Ok(Ok(tls)) if tls.get_ref().1.alpn_protocol() == Some(ALPN) => Ok(Box::new(tls)),
-            Ok(Ok(_)) => Err(LinkError::Tls(io::Error::other("the peer speaks no kith/1"))),
-            Ok(Err(e)) => Err(LinkError::Tls(e)),
-            Err(_) => Err(LinkError::Slow),
-        }
+        let tls = in_time(tokio_rustls::TlsAcceptor::from(Arc::new(config)).accept(io)).await?;
+        spoken(tls.get_ref().1.alpn_protocol())?;
+        Ok(Box::new(tls))
     }
+}
+
+async fn in_time<T>(handshake: impl Future<Output = io::Result<T>>) -> Result<T, LinkError> {
+    timeout(HANDSHAKE, handshake).await.map_err(|_| LinkError::Slow)?.map_err(LinkError::Tls)
+}
+
+fn spoken(alpn: Option<&[u8]>) -> Result<(), LinkError> {
+    if alpn == Some(ALPN) { Ok(()) } else { Err(LinkError::Tls(io::Error::other("the peer speaks no kith/1"))) }
 }
 
 /// Accepts one key.
@@ -128,8 +130,32 @@ impl Pinned {
     }
 }
 
-fn no_tls12<T>() -> Result<T, rustls::Error> {
-    Err(PeerIncompatible::Tls12NotOffered.into())
+/// What the verifiers of both sides have in common: TLS 1.3, Ed25519, raw keys.
+macro_rules! signatures {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _: &[u8],
+            _: &CertificateDer<'_>,
+            _: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Err(PeerIncompatible::Tls12NotOffered.into())
+        }
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            self.signed(message, cert, dss)
+        }
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            vec![SignatureScheme::ED25519]
+        }
+        fn requires_raw_public_keys(&self) -> bool {
+            true
+        }
+    };
 }
 
 impl ServerCertVerifier for Pinned {
@@ -143,28 +169,7 @@ impl ServerCertVerifier for Pinned {
     ) -> Result<ServerCertVerified, rustls::Error> {
         self.check(end).map(|()| ServerCertVerified::assertion())
     }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        no_tls12()
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed(message, cert, dss)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    signatures!();
 }
 
 impl ClientCertVerifier for Pinned {
@@ -179,28 +184,7 @@ impl ClientCertVerifier for Pinned {
     ) -> Result<ClientCertVerified, rustls::Error> {
         self.check(end).map(|()| ClientCertVerified::assertion())
     }
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        no_tls12()
-    }
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed(message, cert, dss)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-    fn requires_raw_public_keys(&self) -> bool {
-        true
-    }
+    signatures!();
 }
 
 #[cfg(test)]
