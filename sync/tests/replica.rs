@@ -4,10 +4,14 @@
 mod replica_support;
 
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, mpsc};
 
 use keymgr::devices::Role::{Blind, Full};
 use keymgr::ids::NodeId;
-use replica_support::{Lab, Liar, until, until_same, write_folder};
+use keymgr::root::Groups;
+use replica_support::{Lab, Liar, Line, NoKeys, Watched, until, until_same, write_folder};
+use sync::engine::EntryId;
+use sync::replica::Peers;
 
 #[test]
 fn a_blind_device_holds_the_same_ciphertext() {
@@ -219,4 +223,76 @@ fn edits_made_apart_are_the_same_conflict_everywhere_and_both_bodies_are_kept() 
         let beside = [&*laptop, &*pi, &*desktop].map(|d| d.keeps(loser) || d.holds(loser));
         beside.iter().all(|kept| *kept)
     });
+}
+
+#[test]
+fn a_body_that_a_step_is_taking_into_the_tree_is_not_lacking() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("desktop", Full), ("pi", Blind)]);
+    let [laptop, desktop, pi] = &mut devices[..] else { unreachable!() };
+    // The step stops where the body has left incoming/ and is not in the tree yet, until somebody asked for it.
+    let (go, went) = mpsc::channel::<()>();
+    let (in_step, reached) = mpsc::channel();
+    let went = Mutex::new(Some(went));
+    let dressing = move |id: &EntryId| {
+        if matches!(id, EntryId::File(_))
+            && let Some(went) = went.lock().unwrap().take()
+        {
+            let _ = in_step.send(());
+            let _ = went.recv();
+        }
+    };
+    laptop.start(&lab);
+    laptop.save(&lab, "Note", 1, 5_000);
+    desktop.start_with(&lab, Arc::new(NoKeys { dressing: Some(Box::new(dressing)) }));
+    pi.start(&lab);
+    lab.link(laptop, desktop);
+    reached.recv().unwrap();
+    let body = std::fs::read(laptop.tree().join("Note")).unwrap();
+    let root = Groups::of_bytes(&body).root();
+    let go = Mutex::new(go);
+    let watched = Watched::new(desktop.replica(), move || {
+        let _ = go.lock().unwrap().send(());
+    });
+    lab.hub.serve(desktop.id(), watched.clone());
+    let status = lab.runtime.block_on(async {
+        let request = hyper::Request::get(format!("/v1/objects/{root}")).body(bytes::Bytes::new()).unwrap();
+        Line { hub: lab.hub.clone(), me: pi.id() }.request(desktop.id(), request).await.unwrap().status()
+    });
+    assert_eq!(status, 200);
+    assert_eq!(*watched.answers.lock().unwrap(), [200]);
+    lab.link(desktop, pi);
+    until_same(pi, laptop);
+}
+
+#[test]
+fn who_was_asked_before_its_feed_was_read_is_asked_once_more() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("desktop", Full), ("pi", Blind)]);
+    let [laptop, desktop, pi] = &mut devices[..] else { unreachable!() };
+    for device in [&mut *laptop, &mut *desktop, &mut *pi] {
+        device.start(&lab);
+    }
+    laptop.save(&lab, "Film", 1, 300_000);
+    // The pi knows of the file, and has nothing of it.
+    let lie = |path: &str| {
+        let mut none = hyper::Response::new(sync::link::full(bytes::Bytes::new()));
+        *none.status_mut() = hyper::StatusCode::NOT_FOUND;
+        path.starts_with("/v1/objects/").then_some(none)
+    };
+    lab.hub.serve(laptop.id(), Arc::new(Liar { truth: Arc::new(laptop.replica().clone()), lie }));
+    lab.link(laptop, pi);
+    until("it is known of", || pi.replica().status().files == 1);
+    lab.unlink(laptop, pi);
+    lab.hub.serve(laptop.id(), Arc::new(laptop.replica().clone()));
+    // The desktop is asked before it has it, and has it before its feed begins.
+    let watched = Watched::new(desktop.replica(), || {});
+    watched.feed.send_replace(false);
+    lab.hub.serve(desktop.id(), watched.clone());
+    lab.link(desktop, pi);
+    until("it was asked", || *watched.answers.lock().unwrap() == [404]);
+    lab.link(laptop, desktop);
+    until_same(desktop, laptop);
+    watched.feed.send_replace(true);
+    until_same(pi, laptop);
+    let answers = watched.answers.lock().unwrap();
+    assert_eq!(answers.iter().filter(|a| **a == 404).count(), 1, "{answers:?}");
 }

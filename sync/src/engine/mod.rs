@@ -293,7 +293,8 @@ impl Engine {
         self.touch_root(root);
     }
 
-    fn has_body(&self, root: &Root) -> bool {
+    /// Whether a body is whole here, in the tree or beside it.
+    pub fn has_body(&self, root: &Root) -> bool {
         !self.rules.bodies || self.bodies.contains(root) || self.disk.has_body(root)
     }
 

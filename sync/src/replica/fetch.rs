@@ -20,7 +20,7 @@ use crate::wire;
 
 /// Bodies under way at once.
 const AT_ONCE: usize = 8;
-/// A peer that lacks a body is asked for it again after this.
+/// A peer that could not give a body just now, or gave something else, is asked for it again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// The most that is asked for in one request.
 const RUN: u64 = 8 << 20;
@@ -37,8 +37,10 @@ pub(super) enum Event {
 
 pub(super) enum Outcome {
     Whole,
-    /// The peer does not have it, or what it sent is not it.
+    /// The peer does not have it; it says when it does.
     Lacks,
+    /// What it sent is not it, or it cannot give it just now.
+    Wrong,
     /// The link broke: asked again when it is there again.
     Broken,
 }
@@ -102,13 +104,13 @@ impl Inner {
             p.asked.remove(&root);
             says_so = p.has.remove(&root);
             // At once with what was just read: what it says from now on is not missed.
-            if matches!(outcome, Outcome::Lacks) && !says_so {
+            if matches!(outcome, Outcome::Lacks | Outcome::Wrong) && !says_so {
                 p.lacks.insert(root);
             }
         }
         match outcome {
             // It came to have it after it was asked.
-            Outcome::Lacks if says_so => {
+            Outcome::Lacks | Outcome::Wrong if says_so => {
                 let _ = self.fetch.send(Event::Try);
             }
             Outcome::Whole => {
@@ -122,8 +124,8 @@ impl Inner {
                 self.tell();
                 self.kick();
             }
-            Outcome::Lacks => {
-                // It says when it has it; in case that was not heard, it is asked again some time.
+            Outcome::Lacks => {}
+            Outcome::Wrong => {
                 let inner = Arc::downgrade(self);
                 self.runtime.spawn(async move {
                     tokio::time::sleep(ASK_AGAIN).await;
@@ -152,22 +154,27 @@ impl Inner {
 
 /// Why a body is not whole.
 enum Stop {
-    Lacks(String),
+    Lacks,
+    Wrong(String),
     Broken(String),
 }
 
 impl From<bodies::Error> for Stop {
     fn from(e: bodies::Error) -> Self {
-        Stop::Lacks(e.to_string())
+        Stop::Wrong(e.to_string())
     }
 }
 
 async fn fetch(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wanted) -> Outcome {
     match whole(inner, net, peer, want).await {
         Ok(()) => Outcome::Whole,
-        Err(Stop::Lacks(why)) => {
-            tracing::debug!("{} from {}: {why}", want.content.root, inner.name_of(&peer));
+        Err(Stop::Lacks) => {
+            tracing::debug!("{} is not at {}", want.content.root, inner.name_of(&peer));
             Outcome::Lacks
+        }
+        Err(Stop::Wrong(why)) => {
+            tracing::debug!("{} from {}: {why}", want.content.root, inner.name_of(&peer));
+            Outcome::Wrong
         }
         Err(Stop::Broken(why)) => {
             tracing::info!("{} from {}: {why}", want.content.root, inner.name_of(&peer));
@@ -179,7 +186,8 @@ async fn fetch(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wante
 async fn whole(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wanted) -> Result<(), Stop> {
     let (root, length) = (want.content.root, want.content.length);
     if root::count(length) > wire::MAX_GROUPS {
-        return Err(Stop::Lacks("longer than anything that is fetched".into()));
+        // Longer than anything that is fetched.
+        return Err(Stop::Lacks);
     }
     if length <= GROUP {
         let bytes = get(net, peer, format!("/v1/objects/{root}"), None, GROUP).await?;
@@ -285,10 +293,10 @@ async fn run_of(
         }
         buffer.drain(..at);
         if index == run.end && !buffer.is_empty() {
-            return Err(Stop::Lacks("more came than was asked for".into()));
+            return Err(Stop::Wrong("more came than was asked for".into()));
         }
     }
-    if index == run.end { Ok(partial) } else { Err(Stop::Lacks("less came than was asked for".into())) }
+    if index == run.end { Ok(partial) } else { Err(Stop::Wrong("less came than was asked for".into())) }
 }
 
 async fn ask(
@@ -305,7 +313,8 @@ async fn ask(
     let response = net.request(peer, request).await.map_err(Stop::Broken)?;
     match response.status() {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
-        other => Err(Stop::Lacks(other.to_string())),
+        StatusCode::NOT_FOUND => Err(Stop::Lacks),
+        other => Err(Stop::Wrong(other.to_string())),
     }
 }
 
@@ -323,7 +332,7 @@ async fn get(
         let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
         let Ok(data) = frame.into_data() else { continue };
         if out.len() as u64 + data.len() as u64 > most {
-            return Err(Stop::Lacks("more came than can be".into()));
+            return Err(Stop::Wrong("more came than can be".into()));
         }
         out.extend_from_slice(&data);
     }

@@ -1,6 +1,7 @@
 //! What this device answers its peers: the feed, bodies, chaining values. Any listed device may read: all of it is
 //! ciphertext and signed records.
 
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -60,6 +61,14 @@ fn status(code: StatusCode) -> Response<Body> {
     response
 }
 
+/// Why a body is not given: it is not here, and will be told when it is; or not just now.
+fn refusal(e: &io::Error) -> StatusCode {
+    match e.kind() {
+        io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    }
+}
+
 /// A body whose pieces come through a channel.
 fn streamed(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Body {
     let stream = futures::stream::unfold(pieces, |mut pieces| async move {
@@ -96,9 +105,24 @@ impl<S: futures::Stream> futures::Stream for SyncStream<S> {
 }
 
 impl Inner {
-    /// Opens a body that is whole here: beneath the store, and never what a symlink points at. Under the lock, since
-    /// between two looks a step may take it from beside the tree into it, or back.
-    fn open_body(&self, root: &Root) -> io::Result<std::fs::File> {
+    /// Opens a body that is whole here: beneath the store, and never what a symlink points at. While a step takes it from
+    /// beside the tree into it, or moves what it lies in, it is neither where it was nor known to be where it will be:
+    /// whoever asks then waits for the end of the step, and is not told that it is not here.
+    fn open_body(&self, root: &Root) -> io::Result<File> {
+        match self.open_now(root) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.core.lock().engine.has_body(root) => {
+                let _authoring = self.authoring.lock();
+                match self.open_now(root) {
+                    // What a program moved a moment ago and fs did not tell yet.
+                    Err(_) if self.core.lock().engine.has_body(root) => Err(io::ErrorKind::ResourceBusy.into()),
+                    other => other,
+                }
+            }
+            other => other,
+        }
+    }
+
+    fn open_now(&self, root: &Root) -> io::Result<File> {
         let core = self.core.lock();
         if let Some(path) = self.bodies.whole(root) {
             return crate::bodies::open(&path);
@@ -109,8 +133,14 @@ impl Inner {
 
     async fn object(self: Arc<Self>, root: Root, request: &Request<Incoming>) -> Response<Body> {
         let range = request.headers().get("range").map(|r| r.to_str().ok().and_then(range));
-        let opened = self.open_body(&root).and_then(|f| Ok((f.metadata()?.len(), f)));
-        let Ok((length, file)) = opened else { return status(StatusCode::NOT_FOUND) };
+        let opened = tokio::task::spawn_blocking(move || {
+            let file = self.open_body(&root)?;
+            Ok((file.metadata()?.len(), file))
+        });
+        let (length, file) = match opened.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            Ok(opened) => opened,
+            Err(e) => return status(refusal(&e)),
+        };
         let (start, end) = match range {
             None => (0, length),
             Some(Some((start, end))) if start < end && end <= length => (start, end),
@@ -143,10 +173,14 @@ impl Inner {
         {
             return status(StatusCode::NOT_FOUND);
         }
-        let Ok(body) = self.open_body(&root) else { return status(StatusCode::NOT_FOUND) };
-        let inner = self.clone();
-        let groups = tokio::task::spawn_blocking(move || inner.bodies.groups_of_body(&root, &body)).await;
-        let Ok(Ok(groups)) = groups else { return status(StatusCode::NOT_FOUND) };
+        let groups = tokio::task::spawn_blocking(move || {
+            let body = self.open_body(&root)?;
+            self.bodies.groups_of_body(&root, &body).map_err(io::Error::other)
+        });
+        let groups = match groups.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
+            Ok(groups) => groups,
+            Err(e) => return status(refusal(&e)),
+        };
         let mut out = Vec::new();
         match (base, known) {
             (Some(_), Some((_, changed))) => {
@@ -168,7 +202,13 @@ impl Inner {
         let (tx, rx) = mpsc::channel(4);
         // What it says now counts, and not how far it once was: its store may have been put back.
         self.peers.lock().entry(peer).or_default().heads = hello.heads.clone();
-        let feed = self.runtime.spawn(self.clone().feed_until_closed(peer, hello.heads, tx)).abort_handle();
+        // Before the answer: whatever becomes whole here once that is read is told.
+        let feed = {
+            let mut core = self.core.lock();
+            core.engine.handle_peer_heads(peer, &hello.heads);
+            Feed { sent: hello.heads, haves: core.haves_from + core.haves.len() as u64, list: None, told: None }
+        };
+        let feed = self.runtime.spawn(self.clone().feed_until_closed(peer, feed, tx)).abort_handle();
         // One for each peer: the newest.
         if let Some(old) = self.feeds.lock().insert(peer, feed) {
             old.abort();
@@ -176,14 +216,8 @@ impl Inner {
         Response::new(streamed(rx))
     }
 
-    async fn feed_until_closed(self: Arc<Self>, peer: DeviceId, heads: Heads, tx: mpsc::Sender<io::Result<Bytes>>) {
+    async fn feed_until_closed(self: Arc<Self>, peer: DeviceId, mut state: Feed, tx: mpsc::Sender<io::Result<Bytes>>) {
         let mut news = self.news.subscribe();
-        let mut state = Feed { sent: heads.clone(), haves: 0, list: None, told: None };
-        {
-            let mut core = self.core.lock();
-            core.engine.handle_peer_heads(peer, &heads);
-            state.haves = core.haves_from + core.haves.len() as u64;
-        }
         loop {
             news.borrow_and_update();
             loop {
@@ -208,7 +242,8 @@ impl Inner {
         }
     }
 
-    /// What this feed has not said yet, as frames. `None`: the peer is no longer on the list.
+    /// What this feed has not said yet, as frames. `None`: the peer is no longer on the list, or so far behind that it
+    /// must begin anew.
     fn frames(&self, peer: DeviceId, feed: &mut Feed) -> Option<Vec<u8>> {
         let mut frames = Vec::new();
         let list = self.list.borrow().clone();
@@ -223,7 +258,7 @@ impl Inner {
         let (records, haves, heads) = {
             let core = self.core.lock();
             let records = core.logs.since(&feed.sent, BATCH);
-            let skip = feed.haves.saturating_sub(core.haves_from) as usize;
+            let skip = usize::try_from(feed.haves.checked_sub(core.haves_from)?).ok()?;
             let haves: Vec<Root> = core.haves.iter().skip(skip).copied().collect();
             feed.haves = core.haves_from + core.haves.len() as u64;
             (records, haves, core.engine.heads().clone())

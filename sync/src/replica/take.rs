@@ -100,7 +100,9 @@ impl Inner {
                 }
                 Frame::Have(roots) => {
                     if let Some(p) = self.peers.lock().get_mut(&peer) {
-                        p.lacks.retain(|root| !roots.contains(root));
+                        for root in &roots {
+                            p.lacks.remove(root);
+                        }
                         // Its answer that it lacks it may still be on the way here.
                         p.has.extend(roots.iter().filter(|root| p.asked.contains(*root)));
                     }
@@ -235,6 +237,12 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
             return Ok(());
         }
     };
+    // From now on it says what it comes to have. What it was asked before that may have been told to nobody.
+    if let Some(p) = inner.peers.lock().get_mut(&peer) {
+        p.lacks.clear();
+        p.has = p.asked.clone();
+    }
+    let _ = inner.fetch.send(fetch::Event::Try);
     let mut body = response.into_body();
     let mut decoder = Decoder::default();
     while let Some(Ok(frame)) = body.frame().await {

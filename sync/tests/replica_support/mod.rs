@@ -195,9 +195,9 @@ impl AsyncWrite for Metered {
     }
 }
 
-struct Line {
-    hub: Arc<Hub>,
-    me: DeviceId,
+pub struct Line {
+    pub hub: Arc<Hub>,
+    pub me: DeviceId,
 }
 
 impl Peers for Line {
@@ -229,6 +229,44 @@ where
             Some(answer) => Box::pin(async move { answer }),
             None => self.truth.serve(peer, request),
         }
+    }
+}
+
+/// Answers as another does; keeps what it answered to requests for bodies, and its feed waits for the word.
+pub struct Watched {
+    pub truth: Arc<dyn Serve>,
+    pub answers: Mutex<Vec<u16>>,
+    pub feed: tokio::sync::watch::Sender<bool>,
+    /// Told when an answer was begun, whether or not it is there at once.
+    pub begun: Box<dyn Fn() + Send + Sync>,
+}
+
+impl Watched {
+    pub fn new(truth: &Replica, begun: impl Fn() + Send + Sync + 'static) -> Arc<Self> {
+        let feed = tokio::sync::watch::Sender::new(true);
+        Arc::new(Self { truth: Arc::new(truth.clone()), answers: Mutex::default(), feed, begun: Box::new(begun) })
+    }
+}
+
+impl Serve for Watched {
+    fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
+        Box::pin(async move {
+            let is_feed = request.uri().path() == "/v1/feed";
+            if is_feed {
+                let _ = self.feed.subscribe().wait_for(|open| *open).await;
+            }
+            let mut answer = self.truth.serve(peer, request);
+            let first = futures::poll!(&mut answer);
+            (self.begun)();
+            let answer = match first {
+                Poll::Ready(answer) => answer,
+                Poll::Pending => answer.await,
+            };
+            if !is_feed {
+                self.answers.lock().unwrap().push(answer.status().as_u16());
+            }
+            answer
+        })
     }
 }
 
@@ -282,6 +320,11 @@ impl Device {
     }
 
     pub fn start(&mut self, lab: &Lab) {
+        self.start_with(lab, Arc::new(NoKeys::default()));
+    }
+
+    /// With a file system of the test's own.
+    pub fn start_with(&mut self, lab: &Lab, host: Arc<dyn Host>) {
         let _inside = lab.runtime.enter();
         let config = Config {
             store: self.store().to_owned(),
@@ -299,7 +342,7 @@ impl Device {
         replica.set_net(Some(Arc::new(Line { hub: lab.hub.clone(), me: self.id() })));
         lab.hub.serve(self.id(), Arc::new(replica.clone()));
         let host: Option<Arc<dyn Host>> = match self.role {
-            Role::Full => Some(Arc::new(NoKeys)),
+            Role::Full => Some(host),
             Role::Blind => None,
         };
         if self.role == Role::Full {
@@ -452,12 +495,18 @@ fn walk(root: &Path, below: &Path, out: &mut BTreeMap<PathBuf, Vec<u8>>) {
     }
 }
 
+pub type Dressing = Box<dyn Fn(&EntryId) + Send + Sync>;
+
 /// A full device's file system, as far as these tests need it: nothing is busy, attributes are what they are.
-struct NoKeys;
+#[derive(Default)]
+pub struct NoKeys {
+    /// Called in the midst of a step, when the body of the file left the place where it lay.
+    pub dressing: Option<Dressing>,
+}
 
 impl Host for NoKeys {
     fn enter(&self, f: &mut dyn FnMut(&dyn Inside)) {
-        f(&Idle);
+        f(self);
     }
     fn reseal(&self, _: NodeId, _: &StoreName, _: NodeId, _: EntryId) -> Option<(StoreName, Locator)> {
         None
@@ -481,13 +530,12 @@ impl Host for NoKeys {
     }
 }
 
-struct Idle;
-
-impl Inside for Idle {
+impl Inside for NoKeys {
     fn busy(&self, _: &EntryId) -> bool {
         false
     }
-    fn dress(&self, _: &Path, _: &EntryId, _: &[u8]) -> io::Result<Option<Vec<u8>>> {
+    fn dress(&self, _: &Path, id: &EntryId, _: &[u8]) -> io::Result<Option<Vec<u8>>> {
+        self.dressing.iter().for_each(|f| f(id));
         Ok(None)
     }
     fn touched(&self, _: &[NodeId], _: &[EntryId]) {}
