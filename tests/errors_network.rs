@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::prosody::{Options, Prosody};
+use common::prosody::{Broker, Options, Prosody};
 use common::{Device, Pairing, account, at, until};
 
 fn add(d: &Device, jid: &str, more: &[String]) -> Vec<String> {

@@ -2,9 +2,10 @@
 
 mod support;
 
+use support::ejabberd::Ejabberd;
 use support::prosody::{Options, Prosody};
-use support::{Device, meet};
-use sync::net::{NetEvent, Way};
+use support::{Device, login, meet};
+use sync::net::{NetEvent, Way, register};
 
 const PASSWORD: &str = "a password";
 
@@ -132,4 +133,24 @@ async fn a_broker_that_limits_its_users_still_carries_a_link() {
     assert_eq!(a.way_to(&b), Some(Way::InBand));
     a.talks_to(&b).await;
     b.talks_to(&a).await;
+}
+
+/// Another broker, with the limits of its Debian configuration: directly, by its proxy, and in-band.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_way_goes_over_ejabberd() {
+    let broker = Ejabberd::start();
+    for user in ["alice", "bob"] {
+        register(&login(&broker, user)).await.unwrap();
+    }
+    for way in [Way::Direct, Way::Proxy, Way::InBand] {
+        let (mut a, mut b) = (Device::new(&broker, "alice"), Device::new(&broker, "bob"));
+        for device in [&mut a, &mut b] {
+            device.config.direct = way == Way::Direct;
+            device.config.proxy = way != Way::InBand;
+        }
+        meet(&mut a, &mut b).await;
+        assert_eq!((a.way_to(&b), b.way_to(&a)), (Some(way), Some(way)));
+        a.talks_to(&b).await;
+        b.talks_to(&a).await;
+    }
 }

@@ -4,7 +4,7 @@ mod support;
 
 use support::Device;
 use support::login;
-use support::prosody::{Options, Prosody};
+use support::prosody::{Broker, Options, Prosody};
 use sync::net::{ConnectError, NetEvent, check_login, register};
 
 const PASSWORD: &str = "a password";

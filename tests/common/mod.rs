@@ -7,10 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+#[path = "../../sync/tests/support/ejabberd.rs"]
+pub mod ejabberd;
+#[path = "../../sync/tests/support/federation.rs"]
+pub mod federation;
 #[path = "../../sync/tests/support/prosody.rs"]
 pub mod prosody;
 
-use prosody::Prosody;
+pub use prosody::Broker;
 
 /// Of every account in the tests.
 pub const PASSWORD: &str = "correct pony";
@@ -238,20 +242,20 @@ pub fn same(a: &Path, b: &Path, seconds: u64) {
 }
 
 /// Account options for a broker.
-pub fn at(broker: &Prosody, d: &Device) -> Vec<String> {
+pub fn at(broker: &impl Broker, d: &Device) -> Vec<String> {
     let (ca, password) = (broker.ca().display().to_string(), d.password_file().display().to_string());
     vec!["--ca".into(), ca, "--server".into(), broker.address(), "--password-file".into(), password]
 }
 
 /// Registers the account where it is new, and sets it.
-pub fn account(broker: &Prosody, d: &Device, jid: &str) {
+pub fn account(broker: &impl Broker, d: &Device, jid: &str) {
     let mut args = vec!["account".to_owned(), "add".into(), jid.into(), "--register".into()];
     args.extend(at(broker, d));
     d.kith(&args);
 }
 
 /// Pairs `new` with `with`, by the code that `kith pair` prints.
-pub fn join(broker: &Prosody, with: &Device, new: &Device, jid: &str, register: bool, blind: bool) {
+pub fn join(broker: &impl Broker, with: &Device, new: &Device, jid: &str, register: bool, blind: bool) {
     let mut pairing = Pairing::start(with, jid);
     let code = pairing.code();
     let mut args = vec!["join".to_owned(), code, "--jid".into(), jid.into(), "--name".into(), new.name.clone()];

@@ -27,7 +27,7 @@ use crate::link::{Body, Serve, full};
 
 #[path = "../../tests/support/prosody.rs"]
 mod prosody;
-use prosody::Prosody;
+use prosody::{Broker, Prosody};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

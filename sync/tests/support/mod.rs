@@ -1,6 +1,8 @@
 //! What the network's tests share: a broker, devices, a server that echoes.
 #![allow(dead_code)]
 
+pub mod ejabberd;
+pub mod federation;
 pub mod prosody;
 
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use keymgr::ids::DeviceId;
 use sync::net::{Body, BrokerConfig, Net, NetConfig, NetEvent, Peer, Serve, Way, full};
 use tokio::sync::{mpsc, watch};
 
-use self::prosody::{HOST, Prosody};
+pub use self::prosody::Broker;
 
 /// No test waits longer for anything; none expects anything sooner.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,9 +39,9 @@ impl Serve for Echo {
     }
 }
 
-pub fn login(broker: &Prosody, user: &str) -> BrokerConfig {
+pub fn login(broker: &impl Broker, user: &str) -> BrokerConfig {
     BrokerConfig {
-        jid: format!("{user}@{HOST}"),
+        jid: format!("{user}@{}", broker.host()),
         password: "a password".to_owned().into(),
         server: Some(broker.address()),
         ca: Some(broker.ca()),
@@ -58,7 +60,7 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn new(broker: &Prosody, user: &str) -> Self {
+    pub fn new(broker: &impl Broker, user: &str) -> Self {
         let config = NetConfig::new(login(broker, user));
         let jid = config.broker.jid.clone();
         let keys = Arc::new(DeviceKeys::generate());
