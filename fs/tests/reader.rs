@@ -76,8 +76,8 @@ impl Written {
     }
 
     fn file(&self, at: &str, parent: NodeId, name: &[u8], kind: Kind, data: &[(u64, &[u8])]) -> PathBuf {
+        let id = if kind == Kind::Share { FileId::from_bytes([0xab; 16]) } else { FileId::random() };
         let (path, epoch) = self.seal(at, parent, name);
-        let id = FileId::random();
         let place = locator::of_file(&self.keys, epoch, &parent, name, &id).unwrap();
         let file = self.disk.create(&path, 0o640).unwrap();
         let (stored, value) = xattr::seal(&self.keys, id.as_bytes(), b"user.a", b"b").unwrap();
@@ -116,6 +116,7 @@ fn a_vault_is_listed_and_read_and_what_was_moved_is_refused() {
     written.file("", root, b"link", Kind::Symlink, &[(0, b"../target")]);
     let (sub, node) = written.folder("", root, b"sub \x1b[31m");
     written.file(&sub, node, &long, Kind::File, &[(0, b"long")]);
+    written.file("", root, b"Photos", Kind::Share, &[]);
 
     let listed = written.read(PASS, &["list"]);
     assert!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
@@ -127,6 +128,7 @@ fn a_vault_is_listed_and_read_and_what_was_moved_is_refused() {
         "file    0640           12 /hello.txt".into(),
         "file    0640       200012 /big".into(),
         "folder  0700            0 /sub \\x1b[31m".into(),
+        "share   0640            0 /Photos share ".to_owned() + &"ab".repeat(16),
         "symlink 0640            9 /link".into(),
     ];
     assert_eq!(lines, want);
@@ -144,7 +146,7 @@ fn a_vault_is_listed_and_read_and_what_was_moved_is_refused() {
     let value = from.xattr(&stored).unwrap().unwrap();
     to.set_xattr(&stored, &value).unwrap();
     let planted = written.read(PASS, &["list"]);
-    assert_eq!((planted.status.code(), planted.stdout.iter().filter(|b| **b == b'\n').count()), (Some(1), 4));
+    assert_eq!((planted.status.code(), planted.stdout.iter().filter(|b| **b == b'\n').count()), (Some(1), 5));
     to.remove_xattr(&stored).unwrap();
     assert!(written.read(PASS, &["list"]).status.success());
 
@@ -153,5 +155,5 @@ fn a_vault_is_listed_and_read_and_what_was_moved_is_refused() {
     let swapped = written.read(PASS, &["list"]);
     assert_eq!(swapped.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&swapped.stderr).matches("a file that lies elsewhere").count(), 2);
-    assert_eq!(String::from_utf8_lossy(&swapped.stdout).lines().count(), 3);
+    assert_eq!(String::from_utf8_lossy(&swapped.stdout).lines().count(), 4);
 }

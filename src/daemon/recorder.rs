@@ -120,5 +120,6 @@ fn kind(kind: fs::content::Kind) -> sync::record::Kind {
         fs::content::Kind::Symlink => sync::record::Kind::Symlink,
         fs::content::Kind::Fifo => sync::record::Kind::Fifo,
         fs::content::Kind::Socket => sync::record::Kind::Socket,
+        fs::content::Kind::Share => sync::record::Kind::Share,
     }
 }

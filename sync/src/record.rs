@@ -49,6 +49,8 @@ pub enum Kind {
     Symlink,
     Fifo,
     Socket,
+    /// A junction: the place of another share, whose id is the file id of the content.
+    Share,
 }
 
 /// The whole state of one node, and which of its records this one replaces.

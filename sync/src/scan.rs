@@ -181,6 +181,7 @@ fn kind(byte: u8) -> Option<Kind> {
         2 => Some(Kind::Symlink),
         3 => Some(Kind::Fifo),
         4 => Some(Kind::Socket),
+        5 => Some(Kind::Share),
         FOLDER => Some(Kind::Folder),
         _ => None,
     }

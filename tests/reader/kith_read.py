@@ -7,7 +7,7 @@
     kith_read.py [--keys DIR] (--passfile FILE | --keyfile FILE) STORE verify
 
 `verify` compares the store with its records: every file's length and root, and that no entry is missing or too many.
-`list` prints a line for each entry: kind, mode, size, path (escaped). What is refused is told on standard error, and the
+`list` prints a line for each entry: kind, mode, size, path (escaped), and for a junction the share's id. What is refused is told on standard error, and the
 exit code is then 1. Without `verify` an older version put back whole passes, as it does with any backup tool.
 """
 import argparse
@@ -215,7 +215,8 @@ def main():
     for entry in tree.entries():
         mode = true_mode(entry.disk)
         if args.what == "list":
-            print(f"{entry.kind:8}{mode:04o} {entry.size:12} {show(entry.path)}")
+            share = f" share {entry.header.id.hex()}" if entry.kind == "share" else ""
+            print(f"{entry.kind:8}{mode:04o} {entry.size:12} {show(entry.path)}{share}")
             continue
         if args.what == "cat" and entry.path != b"/" + os.fsencode(args.path).strip(b"/"):
             continue

@@ -91,6 +91,7 @@ def main():
     plain = header(KEYS, 2, 1, FILE, LINEAGE)
     with_former = header(KEYS, 1, 2, FILE, LINEAGE, [(former_tag, former_key)])
     folder = header(KEYS, 1, 16, NODE, bytes(16))
+    junction = header(KEYS, 2, 5, OTHER_SHARE, LINEAGE)
     # A file of four pages: full, a hole, of a former share, the last one short; both epochs.
     body = bytes(i * 7 % 251 for i in range(12_000))
     pages = [page(1, 0, body[:3804], bytes([1]) * 12), bytes(4096), page(2, 2, body[3804:7864], bytes([2]) * 12, former_key, tag=former_tag),
@@ -110,7 +111,8 @@ def main():
         "headers": [
             {"raw": hexed(plain), "kind": 1, "epoch": 2, "id": hexed(FILE), "lineage": hexed(LINEAGE), "locator": hexed(LOCATOR), "former": []},
             {"raw": hexed(with_former), "kind": 2, "epoch": 1, "id": hexed(FILE), "lineage": hexed(LINEAGE), "locator": hexed(LOCATOR),
-             "former": [[hexed(former_tag), hexed(former_key)]]}],
+             "former": [[hexed(former_tag), hexed(former_key)]]},
+            {"raw": hexed(junction), "kind": 5, "epoch": 2, "id": hexed(OTHER_SHARE), "lineage": hexed(LINEAGE), "locator": hexed(LOCATOR), "former": []}],
         "folder_headers": [{"raw": hexed(folder), "epoch": 1, "id": hexed(NODE), "locator": hexed(LOCATOR)}],
         "copies": [{"of": hexed(plain), "id": hexed(bytes([0xC0]) * 16), "raw": hexed(copy_of(plain, bytes([0xC0]) * 16))}],
         "locators": [{"epoch": e, "parent": hexed(NODE), "name": hexed(b"a.txt"), "id": hexed(FILE),
@@ -136,7 +138,7 @@ def main():
             h("version 0", header(KEYS, 2, 1, FILE, LINEAGE, version=0)), h("reserved bytes, rightly sealed", header(KEYS, 2, 1, FILE, LINEAGE, slack=b"\1\0")),
             h("reserved sealed bytes", header(KEYS, 2, 1, FILE, LINEAGE, end=1)),
             h("a slot with a tag and no key", header(KEYS, 2, 1, FILE, LINEAGE, [(b"tag!", bytes(32))])),
-            h("a kind that is none", header(KEYS, 2, 5, FILE, LINEAGE)), h("a folder's", folder),
+            h("a kind that is none", header(KEYS, 2, 6, FILE, LINEAGE)), h("a folder's", folder),
             h("another share, with keys that are known", header(OTHER, 2, 1, FILE, LINEAGE)),
             h("another share's name under this one's key", header(KEYS, 2, 1, FILE, LINEAGE, share=OTHER_SHARE)),
             h("this share's name under another one's key", header(OTHER, 2, 1, FILE, LINEAGE, share=SHARE)),

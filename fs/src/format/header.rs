@@ -41,6 +41,8 @@ pub enum Kind {
     Symlink,
     Fifo,
     Socket,
+    /// A junction: another share's topmost folder is shown in its place. The file id is that share's; it has no content.
+    Share,
 }
 
 impl Kind {
@@ -50,6 +52,7 @@ impl Kind {
             Kind::Symlink => 2,
             Kind::Fifo => 3,
             Kind::Socket => 4,
+            Kind::Share => 5,
         }
     }
 
@@ -59,6 +62,7 @@ impl Kind {
             2 => Ok(Kind::Symlink),
             3 => Ok(Kind::Fifo),
             4 => Ok(Kind::Socket),
+            5 => Ok(Kind::Share),
             _ => Err(Refused::Layout),
         }
     }

@@ -91,7 +91,8 @@ fn headers() {
     let vectors = Vectors::load();
     for v in vectors.valid("headers") {
         let (open, at) = Header::open(&vectors.keys, &header(&v["raw"])).unwrap();
-        let kind = [Kind::File, Kind::Symlink][number(&v["kind"]) as usize - 1];
+        let kinds = [Kind::File, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Share];
+        let kind = kinds[number(&v["kind"]) as usize - 1];
         assert_eq!((open.kind, open.epoch, open.file), (kind, epoch(&v["epoch"]), FileId::from_bytes(id(&v["id"]))));
         assert_eq!(
             (open.lineage, at.as_bytes().to_vec()),

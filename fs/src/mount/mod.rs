@@ -66,7 +66,7 @@ impl Volume {
             // Without this anybody could do anything; a private mount lets only its owner in.
             options.push(MountOption::DefaultPermissions);
         }
-        if o.read_only || self.0.options.read_only {
+        if o.read_only || self.0.frozen() {
             options.push(MountOption::RO);
         }
         if o.noexec {

@@ -68,7 +68,7 @@ fn nanos(time: TimeOrNow) -> Nanos {
 
 fn kind(shown: Shown) -> FileType {
     match shown {
-        Shown::Folder => FileType::Directory,
+        Shown::Folder | Shown::Share(_) => FileType::Directory,
         Shown::File => FileType::RegularFile,
         Shown::Symlink => FileType::Symlink,
         Shown::Fifo => FileType::NamedPipe,

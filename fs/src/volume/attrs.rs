@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::io;
 
+use keymgr::ids::ShareId;
 use keymgr::share::ShareKeys;
 
+use super::file::FileNode;
 use crate::content::Kind;
 use crate::format::attrs::Attrs;
 use crate::format::{length, xattr};
@@ -25,15 +27,18 @@ pub enum Shown {
     Symlink,
     Fifo,
     Socket,
+    /// A junction. What it stands for is the share's own volume's to show.
+    Share(ShareId),
 }
 
-impl From<Kind> for Shown {
-    fn from(kind: Kind) -> Self {
-        match kind {
+impl Shown {
+    pub(crate) fn of(file: &FileNode) -> Self {
+        match file.kind {
             Kind::File => Shown::File,
             Kind::Symlink => Shown::Symlink,
             Kind::Fifo => Shown::Fifo,
             Kind::Socket => Shown::Socket,
+            Kind::Share => Shown::Share(ShareId::from_bytes(*file.id.as_bytes())),
         }
     }
 }
@@ -57,7 +62,7 @@ pub struct Attr {
 /// `stat` has the true mode by now ([`true_mode`]).
 pub(crate) fn of_stat(ino: u64, kind: Shown, stat: &Stat) -> Attr {
     let size = match kind {
-        Shown::Folder => 4096,
+        Shown::Folder | Shown::Share(_) => 4096,
         Shown::File | Shown::Symlink => length::to_size(stat.length),
         Shown::Fifo | Shown::Socket => 0,
     };
@@ -66,8 +71,12 @@ pub(crate) fn of_stat(ino: u64, kind: Shown, stat: &Stat) -> Attr {
         kind,
         size,
         blocks: if kind == Shown::File && size == 0 { 0 } else { stat.blocks },
-        mode: if kind == Shown::Symlink { 0o777 } else { stat.mode },
-        links: u32::try_from(stat.links).unwrap_or(u32::MAX),
+        mode: match kind {
+            Shown::Symlink => 0o777,
+            Shown::Share(_) => 0o500,
+            _ => stat.mode,
+        },
+        links: if matches!(kind, Shown::Share(_)) { 2 } else { u32::try_from(stat.links).unwrap_or(u32::MAX) },
         uid: stat.uid,
         gid: stat.gid,
         atime: stat.atime,

@@ -22,6 +22,9 @@ impl Volume {
         let _gate = inner.gate.read();
         {
             let (file, path) = inner.find(ino)?;
+            if file.kind == Kind::Share {
+                return Err(Error::Errno(libc::EISDIR));
+            }
             let mut state = file.state.write();
             inner.unkeep_open(&mut state);
             inner.load_or_tell(&file, &mut state, path.as_deref())?;

@@ -25,7 +25,11 @@ impl Volume {
     pub fn opendir(&self, ino: u64) -> Result<u64> {
         let inner = &self.0;
         let _gate = inner.gate.read();
-        inner.load_listing(&mut inner.tree.lock(), ino)?;
+        let mut tree = inner.tree.lock();
+        if tree.junction(ino).is_none() {
+            inner.load_listing(&mut tree, ino)?;
+        }
+        drop(tree);
         let mut handles = inner.handles.lock();
         handles.next += 1;
         let handle = handles.next;
@@ -85,7 +89,10 @@ impl Volume {
         let _gate = inner.gate.read();
         let mut tree = inner.tree.lock();
         let names = inner.snapshot(&mut tree, ino, handle, offset == 0)?;
-        let parent = tree.folder(ino)?.place.as_ref().map_or(ROOT, |p| p.parent);
+        let parent = match tree.nodes.get(&ino) {
+            Some(Node::Folder(folder)) => folder.place.as_ref().map_or(ROOT, |p| p.parent),
+            _ => ino,
+        };
         for (at, (name, dot)) in [(&b"."[..], ino), (&b".."[..], parent)].into_iter().enumerate() {
             if offset <= at as u64 && !each(at as u64 + 1, &mut tree, name, dot)? {
                 return Ok(());
@@ -108,6 +115,7 @@ impl Inner {
         let slot = handles.open.get_mut(&handle).ok_or(Error::Errno(libc::EBADF))?;
         match slot {
             Some(names) if !anew => Ok(names.clone()),
+            _ if tree.junction(ino).is_some() => Ok(Arc::default()),
             _ => {
                 self.load_listing(tree, ino)?;
                 let names = Arc::new(tree.listing(ino)?.entries.keys().cloned().collect::<Vec<_>>());
@@ -121,7 +129,7 @@ impl Inner {
 fn kind_of(tree: &Tree, ino: u64) -> Result<Shown> {
     match tree.nodes.get(&ino) {
         Some(Node::Folder(_)) => Ok(Shown::Folder),
-        Some(Node::File(file)) => Ok(file.file.kind.into()),
+        Some(Node::File(file)) => Ok(Shown::of(&file.file)),
         None => Err(Error::Errno(libc::ENOENT)),
     }
 }

@@ -170,7 +170,7 @@ impl Inner {
     /// For reading and writing, where the disk lets us.
     pub fn open_disk(&self, path: &Path) -> Result<Arc<dyn File>> {
         let open = |write| self.store.open(path, write);
-        let result = match open(!self.options.read_only) {
+        let result = match open(!self.frozen()) {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EACCES | libc::EROFS | libc::EPERM)) => open(false),
             other => other,
         };

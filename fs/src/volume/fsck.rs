@@ -117,7 +117,7 @@ impl Inner {
         let most = match file.kind {
             Kind::File => u64::MAX,
             Kind::Symlink => libc::PATH_MAX as u64,
-            Kind::Fifo | Kind::Socket => 0,
+            Kind::Fifo | Kind::Socket | Kind::Share => 0,
         };
         let size = content.size();
         self.let_go(&mut state);

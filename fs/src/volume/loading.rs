@@ -69,7 +69,7 @@ impl Inner {
                 Some(e) => self.refused(None, path, at.and_then(|(_, _, e)| e.id()), &e),
                 // What a crash leaves of a folder made just before it gets a header again. (Before anything durable moves into
                 // a folder its header is durable too.)
-                None if !self.options.read_only && at.is_none_or(|(tree, parent, _)| !self.is_strict(tree, parent)) => {
+                None if !self.frozen() && at.is_none_or(|(tree, parent, _)| !self.is_strict(tree, parent)) => {
                     let node = NodeId::random();
                     let place = at.and_then(|(_, _, entry)| self.locator_of(entry, &EntryId::Folder(node)));
                     self.write_folder_header(path, &node, &place.unwrap_or(NOWHERE))?;
@@ -99,7 +99,7 @@ impl Inner {
     fn read_folder_header(&self, path: &Path, node: &NodeId, at: Option<(&Tree, u64, &Entry)>) -> Result<bool> {
         let bytes = read_small(self.store.as_ref(), path, HEADER).map_err(Error::io(path))?;
         if header::is_missing(&bytes)
-            && !self.options.read_only
+            && !self.frozen()
             && let Some((tree, parent, entry)) = at
             && !self.is_strict(tree, parent)
         {
@@ -407,7 +407,7 @@ impl Inner {
         let mut bytes = [0; HEADER];
         let got = file.read_at(&mut bytes, 0).map_err(Error::io(path))?;
         if stat.length < PAGE as u64 || got < HEADER || header::is_missing(&bytes) {
-            if self.is_strict(tree, parent) || self.options.read_only {
+            if self.is_strict(tree, parent) || self.frozen() {
                 return Err(content::Error::NoHeader { path: path.to_owned() }.into());
             }
             // What a crash leaves of a file made just before it: an empty one.

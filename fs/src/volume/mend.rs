@@ -34,6 +34,12 @@ impl Volume {
         if !inner.session.unmended() || inner.options.read_only {
             return Ok(done);
         }
+        if inner.options.reader {
+            // It changed nothing: all must fit its records.
+            inner.session.found();
+            inner.session.all_recorded();
+            return Ok(done);
+        }
         let loose: HashMap<FileId, LooseFile> = inner.session.loose(|loose| loose.files.clone());
         let mut next = vec![ROOT];
         while let Some(ino) = next.pop() {

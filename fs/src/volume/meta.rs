@@ -30,6 +30,7 @@ impl Volume {
         let inner = &self.0;
         inner.writable()?;
         let _gate = inner.gate.read();
+        inner.tree.lock().no_junction(ino)?;
         if let Some(size) = set.size {
             inner.truncate(ino, size)?;
         }
@@ -113,6 +114,7 @@ impl Volume {
         inner.check_xattr(name)?;
         let _gate = inner.gate.read();
         let mut tree = inner.tree.lock();
+        tree.no_junction(ino)?;
         let keys = inner.keys();
         if let Ok(entry) = tree.file(ino) {
             let file = entry.file.clone();
@@ -164,7 +166,7 @@ impl Inner {
                         self.stat_file(&mut file.state.write(), path.as_deref())?
                     }
                 };
-                Ok(attrs::of_stat(ino, file.kind.into(), &stat))
+                Ok(attrs::of_stat(ino, Shown::of(&file), &stat))
             }
             None => Err(Error::Errno(libc::ESTALE)),
         }

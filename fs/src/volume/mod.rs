@@ -12,6 +12,7 @@ pub mod error;
 pub(crate) mod file;
 mod fsck;
 mod gate;
+mod junction;
 mod loading;
 mod mend;
 mod meta;
@@ -35,6 +36,7 @@ pub use dirs::DirEntry;
 pub use error::{Error, Result};
 pub use fsck::Finding;
 pub use gate::Gate;
+pub use junction::Junction;
 pub use mend::Mending;
 pub use meta::SetAttr;
 pub use names::Who;
@@ -55,6 +57,8 @@ pub struct OpenOptions {
     /// How the last session ended, as the marks say. Where not, [`Volume::mend`] is due.
     pub clean: bool,
     pub read_only: bool,
+    /// Programs change nothing, since no member would count it; the volume itself keeps house, and sync installs.
+    pub reader: bool,
     /// Does not check what is read against the records: for saving what is there.
     pub trusting: bool,
 }
@@ -233,7 +237,12 @@ impl Inner {
     }
 
     pub fn writable(&self) -> Result<()> {
-        if self.options.read_only { Err(Error::Errno(libc::EROFS)) } else { Ok(()) }
+        if self.frozen() { Err(Error::Errno(libc::EROFS)) } else { Ok(()) }
+    }
+
+    /// Nothing here is this device's own work.
+    pub fn frozen(&self) -> bool {
+        self.options.read_only || self.options.reader
     }
 
     pub fn note_dirty_file(&self, ino: u64, state: &file::FileState) {

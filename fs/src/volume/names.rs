@@ -37,6 +37,9 @@ impl Volume {
         let inner = &self.0;
         let _gate = inner.gate.read();
         let mut tree = inner.tree.lock();
+        if tree.junction(parent).is_some() {
+            return Err(Error::Errno(libc::ENOENT));
+        }
         inner.load_listing(&mut tree, parent)?;
         let ino = inner.bind(&mut tree, parent, name)?;
         let attr = inner.attr_of(&mut tree, ino)?;
@@ -76,6 +79,21 @@ impl Volume {
         target: Option<&[u8]>,
         open: bool,
     ) -> Result<Attr> {
+        self.make_with(parent, name, FileId::random(), kind, mode, who, target, open)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn make_with(
+        &self,
+        parent: u64,
+        name: &[u8],
+        id: FileId,
+        kind: Kind,
+        mode: u32,
+        who: Who,
+        target: Option<&[u8]>,
+        open: bool,
+    ) -> Result<Attr> {
         let inner = &self.0;
         inner.writable()?;
         let _gate = inner.gate.read();
@@ -84,7 +102,6 @@ impl Volume {
         let mut entry = inner.new_entry(&mut tree, parent, name, false)?;
         let path = tree.path_at(parent, &entry.store)?;
         let disk = inner.store.create(&path, 0o600).map_err(Error::io(&path))?;
-        let id = FileId::random();
         entry.ids = vec![EntryId::File(id)];
         let made = inner.fill_new(&mut tree, parent, &disk, &path, kind, mode, who, target, &entry, id);
         let mut content = match made {
@@ -193,6 +210,9 @@ impl Volume {
         if file.state.read().damaged {
             return Err(Error::Errno(libc::EIO));
         }
+        if file.kind == Kind::Share {
+            return Err(Error::Errno(libc::EPERM));
+        }
         inner.before_new(&mut tree, parent, name)?;
         let mut entry = inner.new_entry(&mut tree, parent, name, false)?;
         entry.ids = vec![EntryId::File(file.id)];
@@ -223,15 +243,13 @@ impl Volume {
         let _gate = inner.gate.read();
         let mut tree = inner.tree.lock();
         inner.load_listing(&mut tree, parent)?;
-        let entry = tree.entry(parent, name)?.clone();
-        if entry.folder {
+        if tree.entry(parent, name)?.folder {
             return Err(Error::Errno(libc::EISDIR));
         }
-        inner.intend_folders(&mut tree, &[parent])?;
-        let path = tree.path_at(parent, &entry.store)?;
-        inner.forget_link(&tree, &entry, &path)?;
-        inner.store.remove_file(&path).map_err(Error::io(&path))?;
-        inner.after_remove(&mut tree, parent, name)?;
+        if inner.junction_at(&mut tree, parent, name)?.is_some() {
+            return Err(Error::Errno(libc::EBUSY));
+        }
+        inner.remove_file_entry(&mut tree, parent, name)?;
         drop(tree);
         inner.feed.changed();
         Ok(())
@@ -244,7 +262,8 @@ impl Volume {
         let mut tree = inner.tree.lock();
         inner.load_listing(&mut tree, parent)?;
         if !tree.entry(parent, name)?.folder {
-            return Err(Error::Errno(libc::ENOTDIR));
+            let junction = inner.junction_at(&mut tree, parent, name)?.is_some();
+            return Err(Error::Errno(if junction { libc::EBUSY } else { libc::ENOTDIR }));
         }
         let ino = inner.bind(&mut tree, parent, name)?;
         inner.load_listing(&mut tree, ino)?;
@@ -262,6 +281,16 @@ impl Volume {
 }
 
 impl Inner {
+    /// Removes an entry that is no folder.
+    pub fn remove_file_entry(&self, tree: &mut Tree, parent: u64, shown: &[u8]) -> Result<()> {
+        let entry = tree.entry(parent, shown)?.clone();
+        self.intend_folders(tree, &[parent])?;
+        let path = tree.path_at(parent, &entry.store)?;
+        self.forget_link(tree, &entry, &path)?;
+        self.store.remove_file(&path).map_err(Error::io(&path))?;
+        self.after_remove(tree, parent, shown)
+    }
+
     /// The kernel looked, and will forget later.
     pub fn look(&self, tree: &mut Tree, ino: u64) {
         match tree.nodes.get_mut(&ino) {

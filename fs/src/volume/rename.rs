@@ -59,6 +59,9 @@ impl Inner {
 
     fn rename_over(&self, tree: &mut Tree, from: (u64, &[u8], &Entry), to: (u64, &[u8], &Entry)) -> Result<()> {
         let ((parent, name, source), (new_parent, new_name, target)) = (from, to);
+        if tree.junction(target.ino).is_some() || target.folder && tree.junction(source.ino).is_some() {
+            return Err(Error::Errno(libc::EBUSY));
+        }
         let path = tree.path_at(new_parent, &target.store)?;
         // The name that is there keeps its sealed form, so that the disk replaces it in one step.
         let entry = Entry { ids: source.ids.clone(), folder: source.folder, seq: tree.next_seq(), ..target.clone() };

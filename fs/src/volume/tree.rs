@@ -12,6 +12,7 @@ use keymgr::ids::{Epoch, FileId, Locator, NodeId, StoreName};
 
 use super::error::{Error, Result};
 use super::file::FileNode;
+use crate::content::Kind;
 use crate::format::name::Names;
 use crate::records::EntryId;
 use crate::store::Stat;
@@ -148,6 +149,11 @@ impl Listing {
     }
 }
 
+/// Why a file is not what a folder is needed for: a junction shows an empty one that nobody can write to.
+fn no_folder(file: &FileRef) -> i32 {
+    if file.file.kind == Kind::Share { libc::EROFS } else { libc::ENOTDIR }
+}
+
 /// Cuts a name, between characters where it is text.
 pub(crate) fn truncate(name: &mut Vec<u8>, most: usize) {
     if name.len() > most {
@@ -189,7 +195,7 @@ impl Tree {
     pub fn folder(&self, ino: u64) -> Result<&Folder> {
         match self.nodes.get(&ino) {
             Some(Node::Folder(folder)) => Ok(folder),
-            Some(Node::File(_)) => Err(Error::Errno(libc::ENOTDIR)),
+            Some(Node::File(file)) => Err(Error::Errno(no_folder(file))),
             None => Err(Error::Errno(libc::ESTALE)),
         }
     }
@@ -197,7 +203,7 @@ impl Tree {
     pub fn folder_mut(&mut self, ino: u64) -> Result<&mut Folder> {
         match self.nodes.get_mut(&ino) {
             Some(Node::Folder(folder)) => Ok(folder),
-            Some(Node::File(_)) => Err(Error::Errno(libc::ENOTDIR)),
+            Some(Node::File(file)) => Err(Error::Errno(no_folder(file))),
             None => Err(Error::Errno(libc::ESTALE)),
         }
     }
@@ -307,7 +313,9 @@ impl Tree {
 
     pub fn drop_unused(&mut self, ino: u64) {
         let Some(Node::File(file)) = self.nodes.get(&ino) else { return };
-        if file.lookups > 0 || Arc::strong_count(&file.file) > 1 || !file.file.is_idle() {
+        // A junction stays, so that the kernel can be told where it is when its share comes or goes.
+        let junction = file.file.kind == Kind::Share && !file.places.is_empty();
+        if junction || file.lookups > 0 || Arc::strong_count(&file.file) > 1 || !file.file.is_idle() {
             return;
         }
         for place in file.places.clone() {
