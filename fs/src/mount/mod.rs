@@ -1,17 +1,20 @@
-//! The mount: a [`Volume`] behind /dev/fuse. The only module that names fuser.
+//! The mount: a [`Forest`] of volumes behind /dev/fuse. The only module that names fuser.
 
+mod forest;
 mod ops;
+mod tell;
+
+pub use forest::{Forest, Found};
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 
-use fuser::{BackgroundSession, INodeNo, MountOption, Notifier, SessionACL};
+use fuser::{BackgroundSession, MountOption, SessionACL};
 use parking_lot::{Condvar, Mutex};
 
-use crate::volume::{Error, Notify, Result, Volume};
+use crate::volume::{Error, Result, Volume};
+use tell::Teller;
 
 #[derive(Clone, Copy, Default, Debug)]
 pub struct MountOptions {
@@ -22,10 +25,10 @@ pub struct MountOptions {
     pub noexec: bool,
 }
 
-/// A mounted volume. Dropping it unmounts.
+/// A mounted forest. Dropping it unmounts.
 pub struct Mounted {
     at: PathBuf,
-    volume: Volume,
+    forest: Forest,
     session: Mutex<Option<BackgroundSession>>,
     teller: Mutex<Option<JoinHandle<()>>>,
     /// The last request was answered.
@@ -33,25 +36,14 @@ pub struct Mounted {
     end: Condvar,
 }
 
-/// What the thread that speaks to the kernel is given.
-enum Tell {
-    Names(u64, Vec<Vec<u8>>),
-    Content(u64),
-}
-
-struct Teller(Mutex<Sender<Tell>>);
-
-impl Notify for Teller {
-    fn forget_names(&self, folder: u64, names: Vec<Vec<u8>>) {
-        let _ = self.0.lock().send(Tell::Names(folder, names));
-    }
-
-    fn forget_content(&self, ino: u64) {
-        let _ = self.0.lock().send(Tell::Content(ino));
-    }
-}
-
 impl Volume {
+    /// A mount of this volume alone.
+    pub fn mount(&self, at: &Path, o: MountOptions) -> Result<Mounted> {
+        Forest::new(self.clone()).mount(at, o)
+    }
+}
+
+impl Forest {
     /// Mounts at `at` and serves from threads of its own.
     pub fn mount(&self, at: &Path, o: MountOptions) -> Result<Mounted> {
         let failed = |source| Error::Mount { path: at.to_owned(), source };
@@ -66,7 +58,7 @@ impl Volume {
             // Without this anybody could do anything; a private mount lets only its owner in.
             options.push(MountOption::DefaultPermissions);
         }
-        if o.read_only || self.0.frozen() {
+        if o.read_only || self.root().0.frozen() {
             options.push(MountOption::RO);
         }
         if o.noexec {
@@ -78,17 +70,12 @@ impl Volume {
         config.n_threads = Some(THREADS);
         let session = fuser::spawn_mount(ops::Served::new(self.clone()), &at, &config)
             .map_err(|source| Error::Mount { path: at.clone(), source })?;
-        let (sender, receiver) = channel();
-        let notifier = session.notifier();
-        // A thread of its own: the kernel may have to wait for operations, which must never wait for this.
-        let teller = std::thread::Builder::new()
-            .name("kith-teller".into())
-            .spawn(move || receiver.iter().for_each(|tell| speak(&notifier, tell)))
-            .map_err(|source| Error::Mount { path: at.clone(), source })?;
-        *self.0.notifier.lock() = Some(Arc::new(Teller(Mutex::new(sender))));
-        let (session, teller) = (Mutex::new(Some(session)), Mutex::new(Some(teller)));
+        let started = Teller::start(session.notifier());
+        let (teller, thread) = started.map_err(|source| Error::Mount { path: at.clone(), source })?;
+        self.listen(teller);
+        let (session, teller) = (Mutex::new(Some(session)), Mutex::new(Some(thread)));
         let (ended, end) = (Mutex::new(false), Condvar::new());
-        Ok(Mounted { at, volume: self.clone(), session, teller, ended, end })
+        Ok(Mounted { at, forest: self.clone(), session, teller, ended, end })
     }
 }
 
@@ -98,22 +85,13 @@ const THREADS: usize = 2;
 /// How often an unmount is tried again where somebody is in it.
 const TRIES: u32 = 8;
 
-fn speak(notifier: &Notifier, tell: Tell) {
-    use std::os::unix::ffi::OsStrExt;
-    // What the kernel has forgotten by itself needs no telling.
-    match tell {
-        Tell::Names(folder, names) => {
-            for name in names {
-                let _ = notifier.inval_entry(INodeNo(folder), std::ffi::OsStr::from_bytes(&name));
-            }
-        }
-        Tell::Content(ino) => drop(notifier.inval_inode(INodeNo(ino), 0, 0)),
-    }
-}
-
 impl Mounted {
     pub fn at(&self) -> &Path {
         &self.at
+    }
+
+    pub fn forest(&self) -> &Forest {
+        &self.forest
     }
 
     /// Unmounts and waits for the last request. EBUSY where somebody is in it: then it stays mounted.
@@ -143,8 +121,7 @@ impl Mounted {
             return Ok(());
         };
         let done = session.join();
-        *self.volume.0.notifier.lock() = None;
-        self.volume.0.release_all();
+        self.forest.ended();
         if let Some(teller) = self.teller.lock().take() {
             let _ = teller.join();
         }
@@ -168,7 +145,7 @@ impl Drop for Mounted {
         if self.unmount().is_err() {
             // Somebody is in it: it leaves the tree now and ends with the last of them.
             let _ = std::process::Command::new("fusermount3").arg("-uz").arg("--").arg(&self.at).output();
-            *self.volume.0.notifier.lock() = None;
+            self.forest.unlisten();
         }
     }
 }

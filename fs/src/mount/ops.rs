@@ -13,9 +13,10 @@ use fuser::{
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 
+use super::Forest;
 use crate::content::Kind;
 use crate::store::{Nanos, Rename};
-use crate::volume::{Attr, DirEntry, Error, OpenHow, Result, SetAttr, Shown, Volume, Who};
+use crate::volume::{Attr, DirEntry, Error, OpenHow, Result, SetAttr, Shown, Who};
 
 /// Everything changes through this mount, and what sync changes is told to the kernel: it may keep what it knows.
 const TTL: Duration = Duration::from_secs(3600);
@@ -25,11 +26,12 @@ const READ: FileHandle = FileHandle(0);
 const WRITE: FileHandle = FileHandle(1);
 
 pub(super) struct Served {
-    volume: Volume,
+    /// All volumes as one.
+    volume: Forest,
 }
 
 impl Served {
-    pub fn new(volume: Volume) -> Self {
+    pub fn new(volume: Forest) -> Self {
         Self { volume }
     }
 }
@@ -354,8 +356,8 @@ impl Filesystem for Served {
         }
     }
 
-    fn releasedir(&self, _: &Request, _: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
-        self.volume.releasedir(handle.0);
+    fn releasedir(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.volume.releasedir(ino.0, handle.0);
         reply.ok();
     }
 
@@ -363,8 +365,8 @@ impl Filesystem for Served {
         empty(reply, self.volume.fsyncdir(ino.0));
     }
 
-    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
-        match self.volume.statfs() {
+    fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        match self.volume.statfs(ino.0) {
             Ok(s) => {
                 let block = s.block as u32;
                 reply.statfs(s.blocks, s.free, s.available, s.files, s.files_free, block, 255, block);

@@ -254,6 +254,16 @@ impl Inner {
         Ok(())
     }
 
+    /// The files that some program has open.
+    pub fn open_inodes(&self) -> Vec<u64> {
+        let tree = self.tree.lock();
+        let is_open = |node: &super::tree::Node| match node {
+            super::tree::Node::File(entry) => entry.file.state.read().opens > 0,
+            super::tree::Node::Folder(_) => false,
+        };
+        tree.nodes.iter().filter(|(_, node)| is_open(node)).map(|(ino, _)| *ino).collect()
+    }
+
     /// The kernel is gone, and with it every opening: what it had still queued of closes never comes.
     pub fn release_all(&self) {
         let _gate = self.gate.read();

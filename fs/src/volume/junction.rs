@@ -62,9 +62,12 @@ impl Volume {
             inner.records.file(id)?;
             inner.walk_to(&mut tree, &id);
         }
-        let place = tree.file(*tree.files.get(&id)?).ok()?.places.first()?.clone();
-        let name = tree.listing(place.parent).ok()?.shown.get(&place.store)?.clone();
-        Some(Junction { share, folder: place.parent, name })
+        tree.junction_of(share)
+    }
+
+    /// As [`Self::junction`], from the table alone: what the kernel knows is in it.
+    pub(crate) fn known_junction(&self, share: ShareId) -> Option<Junction> {
+        self.0.tree.lock().junction_of(share)
     }
 
     /// The share of this volume.
@@ -125,6 +128,12 @@ impl Tree {
     /// What a junction says of itself else means nothing: only its share's volume has attributes to change.
     pub fn no_junction(&self, ino: u64) -> Result<()> {
         if self.junction(ino).is_some() { Err(Error::Errno(libc::EROFS)) } else { Ok(()) }
+    }
+
+    fn junction_of(&self, share: ShareId) -> Option<Junction> {
+        let place = self.file(*self.files.get(&file_id(share))?).ok()?.places.first()?;
+        let name = self.listing(place.parent).ok()?.shown.get(&place.store)?.clone();
+        Some(Junction { share, folder: place.parent, name })
     }
 
     /// The share, where this inode is a junction.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use fs::mount::{MountOptions, Mounted};
+use fs::mount::{Forest, MountOptions, Mounted};
 use fs::observe::Observation;
 use fs::records::{EntryId, Feed, RecordedFile, Records, Refusal};
 use fs::volume::{OpenOptions, Volume};
@@ -120,8 +120,12 @@ impl Vault {
     }
 
     pub fn mount(&self, volume: &Volume) -> Mount {
+        self.mount_forest(&Forest::new(volume.clone()))
+    }
+
+    pub fn mount_forest(&self, forest: &Forest) -> Mount {
         let at = self.dir.path().join("mnt");
-        Mount { mounted: Some(volume.mount(&at, MountOptions::default()).unwrap()), at }
+        Mount { mounted: Some(forest.mount(&at, MountOptions::default()).unwrap()), at }
     }
 }
 
