@@ -19,6 +19,7 @@ use keymgr::keyring::Keyring;
 use keymgr::vault::Vault;
 use parking_lot::Mutex;
 use sync::replica::{Opened as OpenedLogs, Replica};
+use sync::shares::Shares;
 use tokio::sync::mpsc;
 use zeroize::Zeroizing;
 
@@ -42,6 +43,8 @@ pub struct Daemon {
     pub vault: Vault,
     pub keyring: Mutex<Keyring>,
     pub replica: Replica,
+    /// All shares that run, the root share among them, on one network.
+    pub shares: Shares,
     /// None on a blind device.
     pub volume: Option<Volume>,
     pub ears: Arc<Ears>,
@@ -109,7 +112,7 @@ async fn serve_vault(config: &Config, secret: &Zeroizing<Vec<u8>>) -> Result<()>
     let login = daemon.keyring.lock().login.clone();
     if let Some(login) = login {
         let keyring = daemon.keyring.lock().clone();
-        *daemon.online.lock().await = Some(network::Online::start(&login, &keyring, &daemon.replica)?);
+        *daemon.online.lock().await = Some(network::Online::start(&login, &keyring, &daemon.shares)?);
     }
     let control = serve::listen(daemon.clone())?;
     tokio::spawn(keep_list(daemon.clone()));
@@ -214,12 +217,15 @@ fn begin(
         volume.list_emptied().map_err(|e| told(&e))?;
     }
     marks::open(&vault, &mut keyring, replica.mark_heads())?;
+    let shares = Shares::new(keyring.device.id());
+    shares.add(&replica);
     let daemon = Daemon {
         store,
         mountpoint: config.mountpoint.clone(),
         vault,
         keyring: Mutex::new(keyring),
         replica,
+        shares,
         volume,
         ears,
         online: tokio::sync::Mutex::new(None),

@@ -1,4 +1,4 @@
-//! The account, and the network that it opens: the link between sync's `Net` and its replica.
+//! The account, and the network that it opens: the link between sync's `Net` and its shares.
 
 use std::sync::Arc;
 
@@ -7,8 +7,9 @@ use keymgr::devices::{DeviceList, Role};
 use keymgr::ids::DeviceId;
 use keymgr::keyring::{Keyring, Login};
 use sync::link::Serve;
-use sync::net::{self, BrokerConfig, ConnectError, Net, NetConfig, NetEvent, Peer};
-use sync::replica::{Peers, Replica};
+use sync::net::{self, BrokerConfig, ConnectError, Net, NetConfig, NetEvent};
+use sync::replica::Peers;
+use sync::shares::Shares;
 use tokio::sync::watch;
 
 use super::control::AccountRequest;
@@ -84,46 +85,33 @@ pub fn with_added(keyring: &Keyring, list: &DeviceList, listed: keymgr::devices:
 /// The broker's session and the links to the peers, as long as it is kept.
 pub struct Online {
     net: Arc<Net>,
-    tasks: Vec<tokio::task::AbortHandle>,
+    events: tokio::task::AbortHandle,
     /// Why the broker cannot be reached now.
     pub down: watch::Receiver<Option<String>>,
 }
 
 impl Online {
-    pub fn start(login: &Login, keyring: &Keyring, replica: &Replica) -> Result<Self> {
-        let me = keyring.device.id();
-        let mut list = replica.list();
-        let (peers, watched) = watch::channel(peers_of(&list.borrow(), me));
-        let serve: Arc<dyn Serve> = Arc::new(replica.clone());
+    pub fn start(login: &Login, keyring: &Keyring, shares: &Shares) -> Result<Self> {
+        let serve: Arc<dyn Serve> = Arc::new(shares.clone());
         let config = NetConfig::new(BrokerConfig::from(login));
-        let started = Net::start(config, Arc::new(keyring.device.clone()), watched, serve);
+        let started = Net::start(config, Arc::new(keyring.device.clone()), shares.peers(), serve);
         let (net, mut events) =
             started.map_err(|e| Error::new(Code::Other, e.to_string(), "See kith(1), account add."))?;
         let net = Arc::new(net);
-        replica.set_net(Some(Arc::new(Asked(net.clone()))));
+        shares.set_net(Some(Arc::new(Asked(net.clone()))));
         let (tell, down) = watch::channel(Some("not yet".to_owned()));
-        let follow = tokio::spawn(async move {
-            while list.changed().await.is_ok() {
-                let now = peers_of(&list.borrow_and_update(), me);
-                peers.send_if_modified(|old| {
-                    let changed = *old != now;
-                    *old = now;
-                    changed
-                });
-            }
-        });
-        let replica = replica.clone();
+        let shares = shares.clone();
         let events = tokio::spawn(async move {
             while let Some(event) = events.recv().await {
                 match event {
-                    NetEvent::PeerUp(peer) => replica.peer_up(peer),
-                    NetEvent::PeerDown(peer) => replica.peer_down(peer),
+                    NetEvent::PeerUp(peer) => shares.peer_up(peer),
+                    NetEvent::PeerDown(peer) => shares.peer_down(peer),
                     NetEvent::BrokerUp => drop(tell.send(None)),
                     NetEvent::BrokerDown(why) => drop(tell.send(Some(why))),
                 }
             }
         });
-        Ok(Self { net, tasks: vec![follow.abort_handle(), events.abort_handle()], down })
+        Ok(Self { net, events: events.abort_handle(), down })
     }
 
     pub fn net(&self) -> &Arc<Net> {
@@ -133,16 +121,11 @@ impl Online {
 
 impl Drop for Online {
     fn drop(&mut self) {
-        self.tasks.iter().for_each(|t| t.abort());
+        self.events.abort();
     }
 }
 
-fn peers_of(list: &DeviceList, me: DeviceId) -> Vec<Peer> {
-    let others = list.devices().filter(|d| d.public.id != me && !d.jid.is_empty());
-    others.map(|d| Peer { public: d.public.clone(), jid: d.jid.clone() }).collect()
-}
-
-/// The replica asks peers by this.
+/// The shares ask peers by this.
 struct Asked(Arc<Net>);
 
 impl Peers for Asked {

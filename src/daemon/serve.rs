@@ -215,7 +215,7 @@ async fn account(daemon: &Arc<Daemon>, request: AccountRequest) -> Result<Value>
     }
     let mut online = daemon.online.lock().await;
     drop(online.take());
-    *online = Some(network::Online::start(&login, &keyring, &daemon.replica)?);
+    *online = Some(network::Online::start(&login, &keyring, &daemon.shares)?);
     Ok(json!({ "account": login.jid }))
 }
 

@@ -10,4 +10,5 @@ pub mod net;
 pub mod record;
 pub mod replica;
 pub mod scan;
+pub mod shares;
 pub mod wire;

@@ -1,7 +1,7 @@
-//! What goes over a link, as HTTP resources (kith-protocol(7), "Resources"):
+//! What goes over a link, as HTTP resources below `/v1/shares/SHARE/` (kith-protocol(7), "Resources"):
 //!
-//! - `POST /v1/feed`, the reader's heads in the request; the response does not end: frames of records and what goes with them;
-//! - `GET /v1/objects/ROOT`, a body or a `Range` of it; `GET /v1/objects/ROOT/groups`, its chaining values.
+//! - `POST feed`, the reader's heads in the request; the response does not end: frames of records and what goes with them;
+//! - `GET objects/ROOT`, a body or a `Range` of it; `GET objects/ROOT/groups`, its chaining values.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 

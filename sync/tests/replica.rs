@@ -153,7 +153,7 @@ fn wrong_bytes_are_refused_and_another_peer_is_asked() {
     let first = if one.id() < two.id() { &*one } else { &*two };
     let lie = |path: &str| {
         let length = if path.ends_with("groups") { 7 * 32 } else { 200_000 };
-        path.starts_with("/v1/objects/").then(|| hyper::Response::new(sync::link::full(vec![7; length])))
+        path.contains("/objects/").then(|| hyper::Response::new(sync::link::full(vec![7; length])))
     };
     lab.hub.serve(first.id(), std::sync::Arc::new(Liar { truth: std::sync::Arc::new(first.replica().clone()), lie }));
     lab.link(pi, one);
@@ -255,7 +255,8 @@ fn a_body_that_a_step_is_taking_into_the_tree_is_not_lacking() {
     });
     lab.hub.serve(desktop.id(), watched.clone());
     let status = lab.runtime.block_on(async {
-        let request = hyper::Request::get(format!("/v1/objects/{root}")).body(bytes::Bytes::new()).unwrap();
+        let request =
+            hyper::Request::get(format!("/v1/shares/{}/objects/{root}", lab.share)).body(bytes::Bytes::new()).unwrap();
         Line { hub: lab.hub.clone(), me: pi.id() }.request(desktop.id(), request).await.unwrap().status()
     });
     assert_eq!(status, 200);
@@ -276,7 +277,7 @@ fn who_was_asked_before_its_feed_was_read_is_asked_once_more() {
     let lie = |path: &str| {
         let mut none = hyper::Response::new(sync::link::full(bytes::Bytes::new()));
         *none.status_mut() = hyper::StatusCode::NOT_FOUND;
-        path.starts_with("/v1/objects/").then_some(none)
+        path.contains("/objects/").then_some(none)
     };
     lab.hub.serve(laptop.id(), Arc::new(Liar { truth: Arc::new(laptop.replica().clone()), lie }));
     lab.link(laptop, pi);

@@ -24,7 +24,8 @@ const CONNECTION_WINDOW: u32 = 32 << 20;
 const MAX_FRAME: u32 = 1 << 20;
 const SEND_BUFFER: usize = 1 << 20;
 /// What a peer may have running here at once, and how long its headers may be: the bound of what it can take.
-const MAX_STREAMS: u32 = 64;
+/// Each share that two devices have in common keeps a feed open.
+const MAX_STREAMS: u32 = 256;
 const MAX_HEADERS: u32 = 16 << 10;
 const PING_EVERY: Duration = Duration::from_secs(20);
 const FIRST_ANSWER: Duration = Duration::from_secs(30);

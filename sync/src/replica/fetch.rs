@@ -190,7 +190,7 @@ async fn whole(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wante
         return Err(Stop::Lacks);
     }
     if length <= GROUP {
-        let bytes = get(net, peer, format!("/v1/objects/{root}"), None, GROUP).await?;
+        let bytes = get(net, peer, inner.at_peer(&format!("objects/{root}")), None, GROUP).await?;
         if bytes.len() as u64 != length {
             return Err(bodies::Error::Wrong.into());
         }
@@ -213,7 +213,7 @@ async fn whole(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wante
         partial = took.await.map_err(|e| Stop::Broken(e.to_string()))?;
     }
     for run in runs(&partial) {
-        partial = run_of(net, peer, &root, partial, run).await?;
+        partial = run_of(inner, net, peer, &root, partial, run).await?;
     }
     let inner = inner.clone();
     let done = tokio::task::spawn_blocking(move || inner.bodies.finish(partial)).await;
@@ -233,7 +233,7 @@ async fn groups(
     if let Some((base, path)) = base
         && let Ok(mut known) = inner.bodies.groups_of(base, path)
     {
-        let path = format!("/v1/objects/{root}/groups?base={base}");
+        let path = inner.at_peer(&format!("objects/{root}/groups?base={base}"));
         if let Ok(bytes) = get(net, peer, path, None, (count as u64) * 36).await {
             known.truncate(count);
             for change in bytes.chunks_exact(36) {
@@ -248,7 +248,7 @@ async fn groups(
             }
         }
     }
-    let bytes = get(net, peer, format!("/v1/objects/{root}/groups"), None, count as u64 * 32).await?;
+    let bytes = get(net, peer, inner.at_peer(&format!("objects/{root}/groups")), None, count as u64 * 32).await?;
     let values = bytes.chunks_exact(32).map(|v| v.try_into().unwrap_or_default()).collect();
     Ok(Groups::from_values(values))
 }
@@ -268,6 +268,7 @@ fn runs(partial: &Partial) -> Vec<Range<usize>> {
 
 /// One run of groups, each verified as soon as it is here.
 async fn run_of(
+    inner: &Inner,
     net: &dyn Peers,
     peer: DeviceId,
     root: &Root,
@@ -275,7 +276,7 @@ async fn run_of(
     run: Range<usize>,
 ) -> Result<Partial, Stop> {
     let (first, last) = (partial.range(run.start), partial.range(run.end.saturating_sub(1)));
-    let response = ask(net, peer, format!("/v1/objects/{root}"), Some(first.start..last.end)).await?;
+    let response = ask(net, peer, inner.at_peer(&format!("objects/{root}")), Some(first.start..last.end)).await?;
     let mut body = response.into_body();
     let (mut buffer, mut index) = (Vec::new(), run.start);
     while let Some(frame) = body.frame().await {

@@ -105,6 +105,7 @@ pub struct Replica(Arc<Inner>);
 
 struct Inner {
     store: std::path::PathBuf,
+    share: ShareId,
     keys: Arc<DeviceKeys>,
     role: Role,
     account: AccountId,
@@ -202,6 +203,22 @@ impl Replica {
         }
     }
 
+    pub fn share(&self) -> ShareId {
+        self.0.share
+    }
+
+    /// Whether a device has a seat in this share: it may read here, and is read.
+    pub fn has_seat(&self, device: &DeviceId) -> bool {
+        self.0.list.borrow().get(device).is_some()
+    }
+
+    /// All that have a seat, each with the version of the list that says so.
+    pub(crate) fn seats(&self) -> Vec<(u64, crate::net::Peer)> {
+        let list = self.0.list.borrow();
+        let peer = |d: &keymgr::devices::Listed| crate::net::Peer { public: d.public.clone(), jid: d.jid.clone() };
+        list.devices().map(|d| (list.version(), peer(d))).collect()
+    }
+
     /// The device list, now and whenever it changes.
     pub fn list(&self) -> watch::Receiver<DeviceList> {
         self.0.list.subscribe()
@@ -274,6 +291,11 @@ impl Replica {
 }
 
 impl Inner {
+    /// A resource of this share at a peer.
+    fn at_peer(&self, resource: &str) -> String {
+        format!("/v1/shares/{}/{resource}", self.share)
+    }
+
     fn notice(&self, text: String) {
         tracing::warn!("{text}");
         let mut notices = self.notices.lock();

@@ -29,19 +29,19 @@ const CHUNK: usize = 256 * 1024;
 impl Serve for Replica {
     fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
         Box::pin(async move {
-            if self.0.list.borrow().get(&peer).is_none() {
-                // Its link is about to be closed.
-                return status(StatusCode::FORBIDDEN);
-            }
             let path = request.uri().path().to_owned();
             let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
-            match (request.method(), parts.as_slice()) {
-                (&Method::POST, ["v1", "feed"]) => self.0.clone().feed(peer, request).await,
-                (&Method::GET, ["v1", "objects", root]) => match root.parse() {
+            let ["v1", "shares", share, resource @ ..] = parts.as_slice() else { return status(StatusCode::NOT_FOUND) };
+            if share.parse() != Ok(self.0.share) || !self.has_seat(&peer) {
+                return status(StatusCode::NOT_FOUND);
+            }
+            match (request.method(), resource) {
+                (&Method::POST, ["feed"]) => self.0.clone().feed(peer, request).await,
+                (&Method::GET, ["objects", root]) => match root.parse() {
                     Ok(root) => self.0.clone().object(root, &request).await,
                     Err(_) => status(StatusCode::BAD_REQUEST),
                 },
-                (&Method::GET, ["v1", "objects", root, "groups"]) => match root.parse() {
+                (&Method::GET, ["objects", root, "groups"]) => match root.parse() {
                     Ok(root) => self.0.clone().groups(root, base(&request)).await,
                     Err(_) => status(StatusCode::BAD_REQUEST),
                 },

@@ -85,6 +85,7 @@ impl Replica {
         };
         let inner = Arc::new(Inner {
             store: store.clone(),
+            share,
             keys,
             role,
             account,

@@ -224,7 +224,7 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
     };
     let heads = inner.core.lock().engine.heads().clone();
     let hello = postcard::to_stdvec(&Hello { version: 1, heads }).unwrap_or_default();
-    let request = hyper::Request::post("/v1/feed").body(Bytes::from(hello));
+    let request = hyper::Request::post(inner.at_peer("feed")).body(Bytes::from(hello));
     let Ok(request) = request else { return Err(NotAgain) };
     let response = match net.request(peer, request).await {
         Ok(r) if r.status() == hyper::StatusCode::OK => r,

@@ -28,6 +28,7 @@ use sync::link::http::{Client, Pace};
 use sync::link::{Body, Serve};
 use sync::replica::{Config, Error, Host, Inside, Observed, Opened, Peers, Replica};
 use sync::scan;
+use sync::shares::Shares;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 
@@ -62,7 +63,7 @@ pub fn until_same(other: &Device, one: &Device) {
 
 /// An account with its devices, and the lines between them.
 pub struct Lab {
-    pub runtime: tokio::runtime::Runtime,
+    pub runtime: Arc<tokio::runtime::Runtime>,
     pub account: AccountKey,
     pub share: ShareId,
     pub list: DeviceList,
@@ -81,6 +82,7 @@ impl Lab {
             list = list.with_added(&*keys[0], listed(i)).unwrap();
         }
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = Arc::new(runtime);
         let admin = keys[0].clone();
         let hub = Arc::new(Hub::default());
         let lab = Self { runtime, account, share: ShareId::from_bytes([7; 16]), list, admin, hub };
@@ -88,17 +90,35 @@ impl Lab {
         (lab, devices)
     }
 
-    /// Links two devices, both ways.
+    /// Links two devices, both ways, in all shares that both run.
     pub fn link(&self, a: &Device, b: &Device) {
         self.hub.cut(a.id(), b.id());
-        a.replica().peer_up(b.id());
-        b.replica().peer_up(a.id());
+        a.shares.peer_up(b.id());
+        b.shares.peer_up(a.id());
     }
 
     pub fn unlink(&self, a: &Device, b: &Device) {
-        a.replica().peer_down(b.id());
-        b.replica().peer_down(a.id());
+        a.shares.peer_down(b.id());
+        b.shares.peer_down(a.id());
         self.hub.cut(a.id(), b.id());
+    }
+
+    /// Another share, of some of the devices: the first is its admin. Each has a store of its own for it.
+    pub fn another(&self, share: ShareId, devices: &[&Device]) -> (Self, Vec<Device>) {
+        let account = AccountKey::generate();
+        let listed = |d: &Device| Listed::new(d.keys.public(), d.role, "again", "", 0);
+        let admin = devices[0].keys.clone();
+        let mut list = DeviceList::create(&account, &admin, listed(devices[0])).unwrap();
+        for device in &devices[1..] {
+            list = list.with_added(&*admin, listed(device)).unwrap();
+        }
+        let lab = Self { runtime: self.runtime.clone(), account, share, list, admin, hub: self.hub.clone() };
+        let again = |d: &&Device| {
+            let mut again = Device::new(d.keys.clone(), d.role);
+            again.shares = d.shares.clone();
+            again
+        };
+        (lab, devices.iter().map(again).collect())
     }
 }
 
@@ -251,7 +271,7 @@ impl Watched {
 impl Serve for Watched {
     fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
         Box::pin(async move {
-            let is_feed = request.uri().path() == "/v1/feed";
+            let is_feed = request.uri().path().ends_with("/feed");
             if is_feed {
                 let _ = self.feed.subscribe().wait_for(|open| *open).await;
             }
@@ -278,7 +298,7 @@ impl Serve for FeedOf {
         use http_body_util::{BodyExt, StreamBody};
         let bytes = Bytes::from(self.0.clone());
         Box::pin(async move {
-            if request.uri().path() != "/v1/feed" {
+            if !request.uri().path().ends_with("/feed") {
                 let mut answer = Response::new(sync::link::full(Bytes::new()));
                 *answer.status_mut() = hyper::StatusCode::NOT_FOUND;
                 return answer;
@@ -298,13 +318,16 @@ pub struct Device {
     pub incarnation: Incarnation,
     pub session: u64,
     pub clean: bool,
+    pub shares: Shares,
     replica: Option<Replica>,
 }
 
 impl Device {
     fn new(keys: Arc<DeviceKeys>, role: Role) -> Self {
         let incarnation = Incarnation::random();
-        Self { keys, dir: tempfile::tempdir().unwrap(), role, incarnation, session: 1, clean: false, replica: None }
+        let shares = Shares::new(keys.id());
+        let dir = tempfile::tempdir().unwrap();
+        Self { keys, dir, role, incarnation, session: 1, clean: false, shares, replica: None }
     }
 
     pub fn id(&self) -> DeviceId {
@@ -317,6 +340,11 @@ impl Device {
 
     pub fn store(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// How it asks others.
+    pub fn line(&self, lab: &Lab) -> Arc<dyn Peers> {
+        Arc::new(Line { hub: lab.hub.clone(), me: self.id() })
     }
 
     pub fn start(&mut self, lab: &Lab) {
@@ -339,8 +367,9 @@ impl Device {
         };
         let opened = Opened::open(self.store(), lab.share).unwrap();
         let replica = Replica::start(config, opened).unwrap();
-        replica.set_net(Some(Arc::new(Line { hub: lab.hub.clone(), me: self.id() })));
-        lab.hub.serve(self.id(), Arc::new(replica.clone()));
+        self.shares.set_net(Some(self.line(lab)));
+        self.shares.add(&replica);
+        lab.hub.serve(self.id(), Arc::new(self.shares.clone()));
         let host: Option<Arc<dyn Host>> = match self.role {
             Role::Full => Some(host),
             Role::Blind => None,
@@ -355,7 +384,8 @@ impl Device {
     pub fn stop(&mut self, lab: &Lab, well: bool) {
         let replica = self.replica.take().expect("started");
         lab.hub.forget(self.id());
-        replica.set_net(None);
+        self.shares.remove(&lab.share);
+        self.shares = Shares::new(self.id());
         replica.end(well);
         (self.session, self.clean) = (self.session + 1, well);
         drop(replica);
@@ -440,7 +470,7 @@ impl Device {
 impl Drop for Device {
     fn drop(&mut self) {
         if let Some(replica) = self.replica.take() {
-            replica.set_net(None);
+            self.shares.remove(&replica.share());
             replica.end(false);
         }
     }

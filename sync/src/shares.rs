@@ -1,0 +1,190 @@
+//! All shares of this device over one network: requests go to the share that they name, peers are those of all shares.
+//!
+//! A device that has no seat in a share gets the same answer as for a share that does not exist.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Weak};
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use keymgr::ids::{DeviceId, ShareId};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::link::{Body, Serve, full};
+use crate::net::Peer;
+use crate::replica::{Peers, Replica};
+
+/// The shares that run on this device. Clones are the same.
+#[derive(Clone)]
+pub struct Shares(Arc<Inner>);
+
+struct Inner {
+    me: DeviceId,
+    state: Mutex<State>,
+    peers: watch::Sender<Vec<Peer>>,
+}
+
+#[derive(Default)]
+struct State {
+    shares: BTreeMap<ShareId, Running>,
+    net: Option<Arc<dyn Peers>>,
+    up: HashSet<DeviceId>,
+    guests: Vec<Peer>,
+}
+
+struct Running {
+    replica: Replica,
+    /// Peers that it was told are up.
+    told: HashSet<DeviceId>,
+    follow: AbortHandle,
+}
+
+impl Shares {
+    pub fn new(me: DeviceId) -> Self {
+        Self(Arc::new(Inner { me, state: Mutex::default(), peers: watch::Sender::new(Vec::new()) }))
+    }
+
+    /// From now on this share is served, and told of its peers. Another with its id is let go first. Needs a runtime.
+    pub fn add(&self, replica: &Replica) {
+        let share = replica.share();
+        drop(self.remove(&share));
+        let (inner, mut list) = (Arc::downgrade(&self.0), replica.list());
+        let follow = tokio::spawn(async move {
+            while list.changed().await.is_ok() {
+                let Some(inner) = Weak::upgrade(&inner) else { return };
+                inner.changed();
+            }
+        });
+        {
+            let mut state = self.0.state.lock();
+            replica.set_net(state.net.clone());
+            let running = Running { replica: replica.clone(), told: HashSet::new(), follow: follow.abort_handle() };
+            state.shares.insert(share, running);
+        }
+        self.0.changed();
+    }
+
+    /// It is no longer served. Ending it is for the caller.
+    pub fn remove(&self, share: &ShareId) -> Option<Replica> {
+        let running = self.0.state.lock().shares.remove(share)?;
+        running.follow.abort();
+        running.replica.set_net(None);
+        running.told.iter().for_each(|peer| running.replica.peer_down(*peer));
+        self.0.changed();
+        Some(running.replica)
+    }
+
+    pub fn get(&self, share: &ShareId) -> Option<Replica> {
+        Some(self.0.state.lock().shares.get(share)?.replica.clone())
+    }
+
+    /// All that run, by their ids.
+    pub fn all(&self) -> Vec<Replica> {
+        self.0.state.lock().shares.values().map(|running| running.replica.clone()).collect()
+    }
+
+    pub fn set_net(&self, net: Option<Arc<dyn Peers>>) {
+        let mut state = self.0.state.lock();
+        state.net = net;
+        state.shares.values().for_each(|running| running.replica.set_net(state.net.clone()));
+    }
+
+    /// Devices to be linked with though they have no seat in any share here: those of accounts that invite this one.
+    pub fn set_guests(&self, guests: Vec<Peer>) {
+        self.0.state.lock().guests = guests;
+        self.0.changed();
+    }
+
+    /// Whom the network is to look for: every device with a seat in any share, and the guests.
+    pub fn peers(&self) -> watch::Receiver<Vec<Peer>> {
+        self.0.peers.subscribe()
+    }
+
+    /// A link to a peer came up: the feeds of all shares that it is in are read from now on.
+    pub fn peer_up(&self, peer: DeviceId) {
+        let mut state = self.0.state.lock();
+        state.up.insert(peer);
+        for running in state.shares.values_mut().filter(|r| r.replica.has_seat(&peer)) {
+            running.told.insert(peer);
+            running.replica.peer_up(peer);
+        }
+    }
+
+    pub fn peer_down(&self, peer: DeviceId) {
+        let mut state = self.0.state.lock();
+        state.up.remove(&peer);
+        for running in state.shares.values_mut().filter(|r| r.told.contains(&peer)) {
+            running.told.remove(&peer);
+            running.replica.peer_down(peer);
+        }
+    }
+}
+
+impl Inner {
+    /// Who is in which share changed.
+    fn changed(&self) {
+        let mut state = self.state.lock();
+        let State { shares, up, guests, .. } = &mut *state;
+        for Running { replica, told, .. } in shares.values_mut() {
+            for peer in up.iter() {
+                match (replica.has_seat(peer), told.contains(peer)) {
+                    (true, false) => {
+                        told.insert(*peer);
+                        replica.peer_up(*peer);
+                    }
+                    (false, true) => {
+                        told.remove(peer);
+                        replica.peer_down(*peer);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        // What the newest list says of a device, where several shares have it.
+        let mut all: HashMap<DeviceId, (u64, Peer)> = HashMap::new();
+        let seats = shares.values().flat_map(|running| running.replica.seats());
+        for (version, peer) in guests.iter().map(|guest| (0, guest.clone())).chain(seats) {
+            if peer.public.id == self.me || peer.jid.is_empty() {
+                continue;
+            }
+            let known = all.entry(peer.public.id).or_insert_with(|| (version, peer.clone()));
+            if version > known.0 {
+                *known = (version, peer);
+            }
+        }
+        let mut peers: Vec<Peer> = all.into_values().map(|(_, peer)| peer).collect();
+        peers.sort_by_key(|peer| peer.public.id);
+        self.peers.send_if_modified(|old| {
+            let changed = *old != peers;
+            *old = peers;
+            changed
+        });
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.state.get_mut().shares.values().for_each(|running| running.follow.abort());
+    }
+}
+
+impl Serve for Shares {
+    fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
+        Box::pin(async move {
+            let named = request.uri().path().strip_prefix("/v1/shares/").and_then(|p| p.split('/').next());
+            let share = named.and_then(|share| share.parse::<ShareId>().ok());
+            match share.and_then(|share| self.get(&share)) {
+                Some(replica) => replica.serve(peer, request).await,
+                None => {
+                    let mut response = Response::new(full(Bytes::new()));
+                    *response.status_mut() = StatusCode::NOT_FOUND;
+                    response
+                }
+            }
+        })
+    }
+}

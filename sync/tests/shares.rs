@@ -1,0 +1,84 @@
+//! Several shares of one device on one network: each goes to those who have a seat in it, and to nobody else.
+
+mod replica_support;
+
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use hyper::Request;
+use keymgr::devices::Cut;
+use keymgr::devices::Role::{Blind, Full};
+use keymgr::ids::ShareId;
+use replica_support::{Device, Lab, until, until_same};
+
+/// What a device is answered: the status and the body's length.
+fn asks(lab: &Lab, device: &Device, of: &Device, method: &str, path: String) -> (u16, usize) {
+    let request = Request::builder().method(method).uri(path).body(Bytes::new()).unwrap();
+    lab.runtime.block_on(async {
+        let answer = device.line(lab).request(of.id(), request).await.unwrap();
+        (answer.status().as_u16(), answer.into_body().collect().await.unwrap().to_bytes().len())
+    })
+}
+
+#[test]
+fn two_shares_go_over_one_link_and_who_has_no_seat_learns_nothing() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("alice", Full)]);
+    let [laptop, pi, alice] = &mut devices[..] else { unreachable!() };
+    let (photos, mut again) = lab.another(ShareId::from_bytes([8; 16]), &[laptop, alice]);
+    let [at_laptop, at_alice] = &mut again[..] else { unreachable!() };
+    for device in [&mut *laptop, &mut *pi, &mut *alice] {
+        device.start(&lab);
+    }
+    at_laptop.start(&photos);
+    lab.link(laptop, pi);
+    lab.link(laptop, alice);
+    laptop.save(&lab, "Note", 1, 9_000);
+    at_laptop.save(&photos, "Picture", 2, 200_000);
+    until_same(pi, laptop);
+    until_same(alice, laptop);
+    // It begins at alice's later, on the link that is there.
+    at_alice.start(&photos);
+    until_same(at_alice, at_laptop);
+    at_alice.save(&photos, "Picture", 3, 100_000);
+    until_same(at_laptop, at_alice);
+    assert_eq!(laptop.shows().len(), 1);
+    let body = at_laptop.replica().mark_heads().len();
+    assert_eq!(body, 2, "two authors");
+
+    let picture = std::fs::read(at_laptop.tree().join("Picture")).unwrap();
+    let root = keymgr::root::Groups::of_bytes(&picture).root();
+    let (is, is_not) = (photos.share, ShareId::from_bytes([9; 16]));
+    for resource in [format!("objects/{root}"), format!("objects/{root}/groups"), "feed".into(), "invitation".into()] {
+        for method in ["GET", "POST"] {
+            let at = |share: ShareId| asks(&lab, pi, laptop, method, format!("/v1/shares/{share}/{resource}"));
+            assert_eq!(at(is), (404, 0), "{method} {resource}");
+            assert_eq!(at(is), at(is_not));
+        }
+    }
+    let of = asks(&lab, alice, laptop, "GET", format!("/v1/shares/{is}/objects/{root}"));
+    assert_eq!(of, (200, picture.len()));
+    let elsewhere = asks(&lab, alice, laptop, "GET", format!("/v1/shares/{}/objects/{root}", lab.share));
+    assert_eq!(elsewhere, (404, 0), "a body is asked for in its share");
+}
+
+#[test]
+fn who_leaves_one_share_is_still_a_peer_in_the_other() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("alice", Full)]);
+    let [laptop, alice] = &mut devices[..] else { unreachable!() };
+    let (photos, mut again) = lab.another(ShareId::from_bytes([8; 16]), &[laptop, alice]);
+    let [at_laptop, at_alice] = &mut again[..] else { unreachable!() };
+    laptop.start(&lab);
+    alice.start(&lab);
+    at_laptop.start(&photos);
+    at_alice.start(&photos);
+    lab.link(laptop, alice);
+    at_laptop.save(&photos, "Picture", 1, 5_000);
+    until_same(at_alice, at_laptop);
+    let without = photos.list.with_removed(&*photos.admin, alice.id(), Cut::Keep).unwrap();
+    at_laptop.replica().take_list(&without);
+    at_laptop.save(&photos, "Picture", 2, 5_000);
+    laptop.save(&lab, "Note", 3, 5_000);
+    until_same(alice, laptop);
+    until("no peer there any more", || at_laptop.replica().status().peers.is_empty());
+    assert_ne!(at_alice.shows(), at_laptop.shows());
+    assert_eq!(laptop.shares.peers().borrow().len(), 0, "none has a JID here");
+}
