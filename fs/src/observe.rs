@@ -21,6 +21,8 @@ use crate::volume::{Error, Inner, Result, Volume, attrs};
 const IDLE: Duration = Duration::from_millis(1000);
 /// Up to so many files and folders are made durable one by one, more of them by one syncfs.
 const FEW: usize = 3;
+/// How often what was to be made durable may be gone before it is left to the next observation.
+const TRIES: usize = 20;
 
 /// What changed and has settled. See [`Volume::observe`].
 #[derive(Clone, Debug, Default)]
@@ -88,8 +90,15 @@ impl Volume {
         if dirty.is_empty() {
             return Ok(out);
         }
-        let (files, folders) = inner.settled(&dirty);
-        inner.make_durable(&files, &folders)?;
+        let mut tries = TRIES;
+        let (files, folders) = loop {
+            let settled = inner.settled(&dirty);
+            match inner.make_durable(&settled.0, &settled.1) {
+                // Removed or renamed meanwhile: what is left is looked at again.
+                Err(e) if e.is_gone() && tries > 0 => tries -= 1,
+                done => break done.map(|()| settled)?,
+            }
+        };
         let mut observed_files = Vec::new();
         for (file, changes) in files {
             match inner.observe_file(&file, changes) {
@@ -122,7 +131,8 @@ impl Volume {
                 out.seen.push(seen);
             } else if !wait {
                 // Its folder has to tell of it, though nothing changed there: next time.
-                let places = tree.file(seen.ino)?.places.clone();
+                let Ok(entry) = tree.file(seen.ino) else { continue };
+                let places = entry.places.clone();
                 for place in places {
                     inner.intend_folders(&mut tree, &[place.parent])?;
                     inner.touch_folder(&mut tree, place.parent)?;
@@ -253,6 +263,7 @@ impl Inner {
         // Until it is recorded; an error below loses nothing.
         state.observing = Some(changed.clone());
         let (groups, list) = roots::update(disk.as_ref(), &recorded, &changed).map_err(Error::io(&path))?;
+        self.settle_time(&mut state, disk.as_ref()).map_err(Error::io(&path))?;
         let stat = attrs::stat(disk.as_ref()).map_err(Error::io(&path))?;
         state.stat = Some(stat);
         let xattrs = self.file_xattrs(file, &mut state, Some(&path))?.clone();

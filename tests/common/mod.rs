@@ -174,14 +174,13 @@ pub fn until(what: &str, seconds: u64, mut so: impl FnMut() -> bool) {
     }
 }
 
-/// The differences between two trees (times within a second are equal: kith(1), BUGS), as `diff -r` and rsync (times, modes, links, xattrs) see them; empty when there are none.
+/// The differences between two trees, as `diff -r` and rsync (times, modes, links, xattrs) see them; empty when there are none.
 pub fn differences(a: &Path, b: &Path) -> String {
     let diff = Command::new("diff").args(["-r", "--no-dereference"]).arg(a).arg(b).output().unwrap();
     let (mut from, mut to) = (a.as_os_str().to_owned(), b.as_os_str().to_owned());
     from.push("/");
     to.push("/");
-    let rsync =
-        Command::new("rsync").args(["-anciHAX", "--delete", "--modify-window=1"]).args([from, to]).output().unwrap();
+    let rsync = Command::new("rsync").args(["-anciHAX", "--delete"]).args([from, to]).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().take(20).collect::<Vec<_>>().join("\n");
     text(&diff.stdout) + &text(&diff.stderr) + &text(&rsync.stdout) + &text(&rsync.stderr)
 }

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -124,7 +125,6 @@ fn sized(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
 impl Filesystem for Served {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         for flag in [
-            InitFlags::FUSE_WRITEBACK_CACHE,
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
             InitFlags::FUSE_PARALLEL_DIROPS,
@@ -136,6 +136,8 @@ impl Filesystem for Served {
             // What a kernel lacks costs speed only.
             let _ = config.add_capabilities(flag);
         }
+        let times = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE).is_ok();
+        self.volume.0.kernel_times.store(times, Ordering::Relaxed);
         let _ = config.set_max_write(1 << 20);
         Ok(())
     }

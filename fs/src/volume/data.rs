@@ -1,6 +1,7 @@
 //! Contents: opening, reading, writing, cutting, holes, and copying inside the volume.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::error::{Error, Result};
 use super::file::{FileNode, FileState};
@@ -174,6 +175,7 @@ impl Inner {
             state = file.state.write();
         }
         state.touch();
+        state.mtime_moved = self.kernel_times.load(Ordering::Relaxed) && file.kind == Kind::File;
         self.note_dirty_file(file.ino, &state);
         let done = change(state.content_mut()?);
         let closed = state.opens == 0;

@@ -49,12 +49,20 @@ impl Inner {
             return Ok(());
         }
         let (file, path) = self.find(ino)?;
+        let at = path.as_deref().unwrap_or(std::path::Path::new(""));
         let (disk, changes) = {
-            let state = file.state.read();
-            if state.unsynced { (Some(self.disk_of(&state, path.as_deref())?), state.changes) } else { (None, 0) }
+            let mut state = file.state.write();
+            match state.unsynced {
+                true => {
+                    let disk = self.disk_of(&state, path.as_deref())?;
+                    self.settle_time(&mut state, disk.as_ref()).map_err(Error::io(at))?;
+                    (Some(disk), state.changes)
+                }
+                false => (None, 0),
+            }
         };
         if let Some(disk) = disk {
-            disk.sync(data_only).map_err(Error::io(path.as_deref().unwrap_or(std::path::Path::new(""))))?;
+            disk.sync(data_only).map_err(Error::io(at))?;
             let mut state = file.state.write();
             if state.changes == changes {
                 state.unsynced = false;

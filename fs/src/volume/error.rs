@@ -49,6 +49,11 @@ impl Error {
         }
     }
 
+    /// Whether what was asked for is not there, or no longer.
+    pub fn is_gone(&self) -> bool {
+        matches!(self.errno(), libc::ENOENT | libc::ESTALE)
+    }
+
     pub fn errno(&self) -> i32 {
         match self {
             Error::Errno(errno) => *errno,

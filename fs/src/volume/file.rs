@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::{Inner, attrs};
 use crate::content::{Changed, Content, Expected, Kind};
 use crate::session::ListedGroups;
-use crate::store::{File, Stat};
+use crate::store::{File, Nanos, Stat};
 
 /// How many contents are kept open for what has still to be recorded.
 const KEPT: usize = 200;
@@ -28,6 +28,11 @@ pub(crate) struct FileNode {
 pub(crate) struct FileState {
     pub content: Option<Content>,
     pub stat: Option<Stat>,
+    /// The modification time that the kernel has: what it was told first, or what it told last. It keeps the times of what
+    /// is written through its cache.
+    pub mtime: Option<Nanos>,
+    /// The disk's is another one, by what was written since: [`Inner::settle_time`].
+    pub mtime_moved: bool,
     pub epoch: Epoch,
     pub lineage: LineageId,
     /// Its header is not what it should be: it can be listed and removed, and nothing else.
@@ -62,6 +67,8 @@ impl FileNode {
         let state = FileState {
             content: None,
             stat: None,
+            mtime: None,
+            mtime_moved: false,
             epoch,
             lineage,
             damaged: false,
@@ -98,6 +105,11 @@ impl FileState {
         self.changes += 1;
         self.changed_at = Some(Instant::now());
         self.stat = None;
+    }
+
+    /// What a program is shown as modification time, the disk having this one.
+    fn shown_mtime(&self, disk: Nanos) -> Nanos {
+        self.mtime.filter(|_| self.mtime_moved).unwrap_or(disk)
     }
 
     /// Everything that changed since the record.
@@ -224,13 +236,25 @@ impl Inner {
         if let Some(stat) = state.stat {
             return Ok(stat);
         }
-        let stat = match (&state.content, path) {
+        let mut stat = match (&state.content, path) {
             (Some(content), _) => attrs::stat(content.file().as_ref()).map_err(Error::io(content.path()))?,
             (None, Some(path)) => self.stat_path(path)?,
             (None, None) => return Err(Error::Errno(libc::ESTALE)),
         };
+        stat.mtime = state.shown_mtime(stat.mtime);
         state.stat = Some(stat);
         Ok(stat)
+    }
+
+    /// Gives the ciphertext the modification time that the kernel shows. It tells a changed one before a file is closed,
+    /// but its pages may come after that; and it tells none where a write fell into the same tick of its clock as the
+    /// time it has, though the disk's own clock went on until the page came.
+    pub fn settle_time(&self, state: &mut FileState, disk: &dyn File) -> std::io::Result<()> {
+        if let Some(mtime) = state.mtime.filter(|_| state.mtime_moved) {
+            disk.set_times(None, Some(mtime))?;
+            (state.mtime_moved, state.stat) = (false, None);
+        }
+        Ok(())
     }
 
     /// The extended attributes, opened.

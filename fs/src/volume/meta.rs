@@ -8,7 +8,7 @@ use crate::format::xattr::MAX_NAME;
 use crate::store::{Nanos, Space, Stat};
 
 /// What to set; `None` leaves it.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct SetAttr {
     pub mode: Option<u32>,
     pub uid: Option<u32>,
@@ -198,12 +198,19 @@ impl Inner {
         let path = tree.file_path(ino)?;
         let standing = self.standing(tree, ino);
         let mut state = file.state.write();
+        let only_mtime = SetAttr { mtime: set.mtime, ..SetAttr::default() } == *set;
+        if only_mtime && !state.mtime_moved && Some(self.stat_file(&mut state, path.as_deref())?.mtime) == set.mtime {
+            return Ok(()); // The kernel tells it again with each change of its own.
+        }
         self.intend_attrs(&file, &mut state, standing)?;
         let disk = self.disk_of(&state, path.as_deref())?;
         let at = path.as_deref().unwrap_or(std::path::Path::new(""));
         let symlink = file.kind == crate::content::Kind::Symlink;
         let set = SetAttr { mode: set.mode.filter(|_| !symlink), ..*set };
         apply(disk.as_ref(), &set, false).map_err(Error::io(at))?;
+        if set.mtime.is_some() {
+            (state.mtime, state.mtime_moved) = (set.mtime, false);
+        }
         self.touch_attrs(ino, &mut state);
         Ok(())
     }

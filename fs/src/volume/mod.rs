@@ -25,6 +25,7 @@ pub use tree::ROOT;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use keymgr::ids::{NodeId, VaultId};
 use keymgr::share::ShareKeys;
@@ -79,6 +80,8 @@ pub(crate) struct Inner {
     pub kept: file::Kept,
     pub handles: Mutex<dirs::Handles>,
     pub notifier: Mutex<Option<Arc<dyn Notify>>>,
+    /// The kernel keeps the modification times of files: it caches writes.
+    pub kernel_times: AtomicBool,
 }
 
 /// What the kernel must be told when something else than it changed a volume.
@@ -144,6 +147,7 @@ impl Volume {
             kept: file::Kept::default(),
             handles: Mutex::default(),
             notifier: Mutex::default(),
+            kernel_times: AtomicBool::new(false),
         };
         Ok(Volume(Arc::new(inner)))
     }

@@ -294,7 +294,13 @@ impl Inner {
     /// The kernel looked, and will forget later.
     pub fn look(&self, tree: &mut Tree, ino: u64) {
         match tree.nodes.get_mut(&ino) {
-            Some(Node::File(file)) => file.lookups += 1,
+            Some(Node::File(file)) => {
+                file.lookups += 1;
+                let mut state = file.file.state.write();
+                if let (Some(stat), false) = (state.stat, state.mtime_moved) {
+                    state.mtime = Some(stat.mtime);
+                }
+            }
             Some(Node::Folder(folder)) => folder.lookups += 1,
             None => {}
         }

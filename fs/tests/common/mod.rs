@@ -99,9 +99,7 @@ impl Vault {
     pub fn record(&self, volume: &Volume) -> Observation {
         let mut all = Observation::default();
         for _ in 0..100 {
-            let seen = volume.observe().unwrap();
-            self.book.take(&seen);
-            volume.recorded(&seen);
+            let seen = self.record_once(volume);
             all.files.extend(seen.files.iter().cloned());
             all.folders.extend(seen.folders.iter().cloned());
             if !volume.is_dirty() {
@@ -110,6 +108,14 @@ impl Vault {
             std::thread::sleep(Duration::from_millis(30));
         }
         panic!("something never settles");
+    }
+
+    /// Records what has settled.
+    pub fn record_once(&self, volume: &Volume) -> Observation {
+        let seen = volume.observe().unwrap();
+        self.book.take(&seen);
+        volume.recorded(&seen);
+        seen
     }
 
     /// As an unmount does: all recorded, durable, the list emptied.
