@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use keymgr::ids::ShareId;
 use parking_lot::{Mutex, RwLock};
@@ -61,6 +62,7 @@ pub struct Found {
 
 impl Forest {
     pub fn new(root: Volume) -> Self {
+        root.0.kernel_times.store(true, Ordering::Relaxed);
         let planted = Planted { volumes: vec![Some(root.clone())], shares: HashMap::new() };
         Self(Arc::new(Inner { root, planted: RwLock::new(planted), teller: Mutex::default() }))
     }
@@ -81,6 +83,7 @@ impl Forest {
             if let Some(teller) = &*self.0.teller.lock() {
                 teller.listen(number, &volume);
             }
+            volume.0.kernel_times.store(true, Ordering::Relaxed);
             planted.volumes.push(Some(volume));
             planted.shares.insert(share, Share { parent, number: Some(number) });
         }

@@ -4,7 +4,6 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{
@@ -124,6 +123,10 @@ fn sized(reply: ReplyXattr, size: u32, result: Result<Vec<u8>>) {
 
 impl Filesystem for Served {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        // It decides who keeps the times of files; every kernel of the last ten years has it.
+        config
+            .add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE)
+            .map_err(|_| io::Error::new(io::ErrorKind::Unsupported, "the kernel's FUSE caches no writes"))?;
         for flag in [
             InitFlags::FUSE_DO_READDIRPLUS,
             InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -136,8 +139,6 @@ impl Filesystem for Served {
             // What a kernel lacks costs speed only.
             let _ = config.add_capabilities(flag);
         }
-        let times = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE).is_ok();
-        self.volume.0.kernel_times.store(times, Ordering::Relaxed);
         let _ = config.set_max_write(1 << 20);
         Ok(())
     }
