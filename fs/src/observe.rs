@@ -1,6 +1,6 @@
 //! What an unlocked fs changed itself and has settled: durable first, then hashed. Records are made from this alone.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -208,7 +208,34 @@ impl Inner {
     }
 
     fn make_durable(&self, files: &Changed<Arc<FileNode>>, folders: &Changed<u64>) -> Result<()> {
-        if files.len() + folders.len() <= FEW {
+        // Taken before, so that what moves meanwhile is there the next time.
+        let moved: Vec<(u64, BTreeSet<u64>)> = {
+            let mut tree = self.tree.lock();
+            let mut take = |ino: u64| Some((ino, std::mem::take(&mut tree.folder_mut(ino).ok()?.moved)));
+            folders.iter().filter_map(|(ino, _)| take(*ino)).filter(|(_, moved)| !moved.is_empty()).collect()
+        };
+        let done = self.make_all_durable(files, folders, &moved);
+        if done.is_err() {
+            let mut tree = self.tree.lock();
+            for (ino, inside) in moved {
+                if let Ok(folder) = tree.folder_mut(ino) {
+                    folder.moved.extend(inside);
+                }
+            }
+        }
+        done
+    }
+
+    fn make_all_durable(
+        &self,
+        files: &Changed<Arc<FileNode>>,
+        folders: &Changed<u64>,
+        moved: &[(u64, BTreeSet<u64>)],
+    ) -> Result<()> {
+        if files.len() + folders.len() + moved.iter().map(|(_, inside)| inside.len()).sum::<usize>() <= FEW {
+            for ino in moved.iter().flat_map(|(_, inside)| inside) {
+                self.sync_locator(*ino)?;
+            }
             for (file, _) in files {
                 self.sync_file(file.ino, false)?;
             }

@@ -186,7 +186,8 @@ impl Inner {
         match new {
             Some(new) if in_header => first = *new.as_bytes(),
             Some(new) => others.push(*new.as_bytes()),
-            None if in_header => first = others.pop().unwrap_or(first),
+            // It stays beside too: a crash may lose the header's new bytes and keep all else.
+            None if in_header => first = others.last().copied().unwrap_or(first),
             None => {}
         }
         others.sort_unstable();

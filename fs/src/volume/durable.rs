@@ -140,6 +140,29 @@ impl Inner {
         Ok(())
     }
 
+    /// Makes the header of what was moved durable: it says where it belongs.
+    pub fn sync_locator(&self, ino: u64) -> Result<()> {
+        let paths: Vec<PathBuf> = {
+            let tree = self.tree.lock();
+            match tree.nodes.get(&ino) {
+                Some(Node::File(_)) => tree.file_path(ino)?.into_iter().collect(),
+                Some(Node::Folder(folder)) => {
+                    let path = tree.folder_path(ino)?;
+                    folder.headers.iter().map(|(node, _)| path.join(folder::header_name(node))).collect()
+                }
+                None => Vec::new(),
+            }
+        };
+        for path in paths {
+            match self.store.open(&path, false).and_then(|file| file.sync(false)) {
+                // It moved on, or is gone.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                done => done.map_err(Error::io(&path))?,
+            }
+        }
+        Ok(())
+    }
+
     /// Before something durable moves into a folder: that folder must not be lost in a crash with it, nor a long name.
     pub fn before_move(&self, tree: &mut Tree, from: (u64, &Entry), to: (u64, &Entry)) -> Result<()> {
         let durable = from.1.seq <= tree.synced.max(tree.folder(from.0)?.synced);

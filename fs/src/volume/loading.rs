@@ -92,6 +92,7 @@ impl Inner {
             changes: u64::from(new_header),
             synced: 0,
             new_header,
+            moved: Default::default(),
         })
     }
 
@@ -165,7 +166,9 @@ impl Inner {
         }
         let folder = tree.folder(parent)?;
         let loose = !self.is_strict(tree, parent) && self.session.unmended();
-        if loose || self.options.trusting || linked && self.is_other_link(path, entry, id) {
+        // What lost a name a moment ago has one, and its header may still say the other.
+        let is_file = matches!(id, EntryId::File(_));
+        if loose || self.options.trusting || is_file && self.is_other_link(path, entry, id) {
             return Ok(());
         }
         // Recorded as it stands: then it is the record that counts, and mending writes the locator anew.

@@ -77,7 +77,8 @@ impl Inner {
         let nodes: Vec<NodeId> = tree.folder(ino)?.headers.iter().map(|(node, _)| *node).collect();
         let recorded = nodes.iter().any(|node| self.records.has_folder(*node));
         let is_loose = self.session.is_loose_folder(nodes.iter().copied());
-        let changed = is_loose || !recorded;
+        // On the list of this session: it may have been recorded without the files that are not recorded yet.
+        let changed = is_loose || !recorded || tree.folder(ino)?.listed;
         let mut children = Vec::new();
         let names: Vec<Vec<u8>> = tree.listing(ino)?.entries.keys().cloned().collect();
         for shown in names {
@@ -92,7 +93,11 @@ impl Inner {
             }
             let Ok(child) = self.bind(tree, ino, &shown) else { continue };
             if changed {
-                done.relocated += self.mend_locators(tree, ino, &shown)?;
+                let relocated = self.mend_locators(tree, ino, &shown)?;
+                if relocated > 0 {
+                    tree.folder_mut(ino)?.moved.insert(child);
+                }
+                done.relocated += relocated;
             }
             match tree.nodes.get(&child) {
                 Some(Node::Folder(_)) => children.push(child),
@@ -103,7 +108,7 @@ impl Inner {
         if changed && !nodes.is_empty() {
             self.mend_hidden(tree, ino)?;
             let folder = tree.folder_mut(ino)?;
-            folder.listed = is_loose;
+            folder.listed |= is_loose;
             self.touch_folder(tree, ino)?;
             done.folders += 1;
         }

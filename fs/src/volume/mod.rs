@@ -176,6 +176,7 @@ impl Volume {
             changes: 0,
             synced: 0,
             new_header: false,
+            moved: Default::default(),
         })
     }
 

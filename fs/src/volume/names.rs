@@ -180,6 +180,7 @@ impl Volume {
             changes: 1,
             synced: 0,
             new_header: true,
+            moved: Default::default(),
         };
         tree.folders.insert(node, ino);
         tree.nodes.insert(ino, Node::Folder(Box::new(made)));

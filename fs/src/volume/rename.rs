@@ -132,7 +132,7 @@ impl Inner {
         tree.detach(source.ino, &Place { parent, store: source.store.clone() });
         self.touch_folder(tree, parent)?;
         self.enter(tree, new_parent, entry, source.ino)?;
-        self.note_moved(tree, source.ino, &new);
+        self.note_moved(tree, new_parent, source.ino, &new);
         Ok(())
     }
 
@@ -171,8 +171,8 @@ impl Inner {
             }
             self.touch_folder(tree, parent)?;
         }
-        self.note_moved(tree, a.1.ino, &path_b);
-        self.note_moved(tree, b.1.ino, &path_a);
+        self.note_moved(tree, b.0, a.1.ino, &path_b);
+        self.note_moved(tree, a.0, b.1.ino, &path_a);
         Ok(())
     }
 
@@ -200,7 +200,12 @@ impl Inner {
         Ok(())
     }
 
-    fn note_moved(&self, tree: &mut Tree, ino: u64, path: &Path) {
+    fn note_moved(&self, tree: &mut Tree, parent: u64, ino: u64, path: &Path) {
+        if let Ok(folder) = tree.folder_mut(parent)
+            && !folder.listed
+        {
+            folder.moved.insert(ino);
+        }
         if let Some(Node::File(file)) = tree.nodes.get_mut(&ino) {
             let mut state = file.file.state.write();
             if let Some(stat) = &mut state.stat {

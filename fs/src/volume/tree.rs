@@ -72,6 +72,8 @@ pub(crate) struct Folder {
     pub synced: u64,
     /// Its headers are not.
     pub new_header: bool,
+    /// What moved into it while it was on no list: their locators are to be durable before it is recorded.
+    pub moved: BTreeSet<u64>,
 }
 
 #[derive(Clone, Debug)]
