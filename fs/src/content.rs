@@ -31,6 +31,7 @@ use crate::format::tag::EpochTag;
 use crate::format::{HEADER, PAGE, Refused, header, length};
 use crate::store::File;
 pub use copy::copy_as;
+pub(crate) use copy::{copy_data, tags};
 pub use roots::{Changed, Expected};
 
 #[derive(Debug, thiserror::Error)]

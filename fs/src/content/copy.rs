@@ -1,5 +1,6 @@
 //! Copies: the same pages under another header.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,7 +10,8 @@ use keymgr::share::ShareKeys;
 use super::{Content, Error};
 use crate::format::header::{self, Header};
 use crate::format::locator::NOWHERE;
-use crate::format::{HEADER, PAGE};
+use crate::format::tag::EpochTag;
+use crate::format::{HEADER, PAGE, page};
 use crate::store::File;
 
 /// Makes `to`, a new file, a copy of the ciphertext `body` with the id `file`: the same pages and lineage, and a header
@@ -55,10 +57,54 @@ impl Content {
         (copy.length, copy.no_excess) = (self.length, false);
         Ok(copy)
     }
+
+    /// Writes what it holds into a new file, under that one's keys; holes stay holes.
+    pub fn reseal(&self, to: &mut Content) -> Result<(), Error> {
+        to.truncate(self.size())?;
+        let mut buf = vec![0; 1 << 20];
+        let mut at = 0;
+        while let Some(start) = self.seek_data(at)? {
+            let end = self.seek_hole(start)?.unwrap_or_else(|| self.size());
+            at = start;
+            while at < end {
+                let want = (end - at).min(buf.len() as u64) as usize;
+                let piece = buf.get_mut(..want).unwrap_or_default();
+                let got = self.read_at(piece, at)?;
+                if got == 0 {
+                    return Ok(());
+                }
+                to.write_at(piece.get(..got).unwrap_or_default(), at)?;
+                at += got as u64;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Under which epoch tags the pages of a ciphertext are.
+pub(crate) fn tags(file: &dyn File) -> std::io::Result<HashSet<EpochTag>> {
+    let length = file.length()?;
+    let mut out = HashSet::new();
+    let mut buf = vec![0; 64 * PAGE];
+    let mut page = 0;
+    while page * (PAGE as u64) < length {
+        let got = file.read_at(&mut buf, page * PAGE as u64)?;
+        for raw in buf.get(..got).unwrap_or_default().chunks_exact(PAGE) {
+            let body = raw.get(page::body_start(page)..).unwrap_or_default();
+            if let Ok(Some(clear)) = page::Clear::parse(page, body) {
+                out.insert(clear.epoch);
+            }
+            page += 1;
+        }
+        if got < buf.len() {
+            break;
+        }
+    }
+    Ok(out)
 }
 
 /// Copies what is data; holes stay holes.
-fn copy_data(from: &dyn File, to: &dyn File, length: u64) -> std::io::Result<()> {
+pub(crate) fn copy_data(from: &dyn File, to: &dyn File, length: u64) -> std::io::Result<()> {
     let mut at = 0;
     let mut buf = Vec::new();
     while let Some(start) = from.seek_data(at)? {

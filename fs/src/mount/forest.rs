@@ -123,6 +123,14 @@ impl Forest {
         Some(volume)
     }
 
+    /// The junction of a share lies in another share now: that of a folder which became one.
+    pub fn reparent(&self, share: ShareId, parent: ShareId) {
+        if let Some(share) = self.0.planted.write().shares.get_mut(&share) {
+            share.parent = parent;
+        }
+        self.tell(parent, share);
+    }
+
     pub fn volume(&self, share: ShareId) -> Option<Volume> {
         if share == self.0.root.share() {
             return Some(self.0.root.clone());

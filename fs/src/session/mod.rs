@@ -88,6 +88,11 @@ impl Session {
         *self.mending.lock() != Stage::Done
     }
 
+    /// Nothing is recorded yet: all that there is will be found.
+    pub fn begin_mending(&self) {
+        *self.mending.lock() = Stage::Due;
+    }
+
     /// Mending has looked at everything: what it found is dirty.
     pub fn found(&self) {
         *self.mending.lock() = Stage::Found;

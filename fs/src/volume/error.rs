@@ -20,6 +20,9 @@ pub enum Error {
     /// What a program did that no file system would do, as errno.
     #[error("{}", io::Error::from_raw_os_error(*.0))]
     Errno(i32),
+    /// Later it can be done.
+    #[error("{}: {what}", path.display())]
+    Busy { path: PathBuf, what: &'static str },
     #[error("{}: {source}", path.display())]
     Mount { path: PathBuf, source: io::Error },
 }
@@ -45,7 +48,7 @@ impl Error {
             Error::Content(e) => e.is_damage(),
             Error::Refused { why, .. } => *why != Refused::NoKey,
             Error::Damaged { .. } => true,
-            Error::Io { .. } | Error::Errno(_) | Error::Mount { .. } => false,
+            Error::Io { .. } | Error::Errno(_) | Error::Busy { .. } | Error::Mount { .. } => false,
         }
     }
 
@@ -57,6 +60,7 @@ impl Error {
     pub fn errno(&self) -> i32 {
         match self {
             Error::Errno(errno) => *errno,
+            Error::Busy { .. } => libc::EBUSY,
             Error::Io { source, .. }
             | Error::Mount { source, .. }
             | Error::Content(content::Error::Io { source, .. }) => match source.raw_os_error() {

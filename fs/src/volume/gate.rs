@@ -176,9 +176,11 @@ impl Gate<'_> {
         inner.session.set_checked(folders.iter().copied());
         let mut tree = inner.tree.lock();
         let tree = &mut *tree;
+        inner.note_watched(files.iter().filter_map(|file| tree.files.get(file).copied()));
         let mut inos: Vec<u64> = folders.iter().filter_map(|node| tree.folders.get(node).copied()).collect();
         inos.sort_unstable();
         inos.dedup();
+        inner.note_watched(inos.iter().copied());
         // First all names go, then all come: what moved from one to the other keeps its inode.
         let mut before: Vec<(u64, Listing)> = Vec::new();
         let mut lost: Vec<u64> = Vec::new();
@@ -230,6 +232,11 @@ impl Gate<'_> {
                 _ => {}
             }
         }
+    }
+
+    /// The kernel forgets what it knows of a name, once the gate opens.
+    pub(super) fn tell_name(&self, folder: u64, name: Vec<u8>) {
+        self.told.lock().names.entry(folder).or_default().push(name);
     }
 
     fn is_symlink(&self, path: &Path) -> bool {

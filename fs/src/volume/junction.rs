@@ -65,6 +65,15 @@ impl Volume {
         tree.junction_of(share)
     }
 
+    /// Whether the junction of a share lies in the tree, recorded or not. Walks through all of it.
+    pub(super) fn has_junction(&self, share: ShareId) -> bool {
+        let inner = &self.0;
+        let _gate = inner.gate.read();
+        let mut tree = inner.tree.lock();
+        inner.walk_to(&mut tree, &file_id(share));
+        tree.junction_of(share).is_some()
+    }
+
     /// As [`Self::junction`], from the table alone: what the kernel knows is in it.
     pub(crate) fn known_junction(&self, share: ShareId) -> Option<Junction> {
         self.0.tree.lock().junction_of(share)

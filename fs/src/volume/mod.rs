@@ -4,6 +4,7 @@
 //! sync's steps for writing), the table of inodes, a file's own state.
 
 pub(crate) mod attrs;
+pub mod carve;
 mod change;
 mod data;
 mod dirs;
@@ -22,7 +23,7 @@ pub(crate) mod tree;
 
 pub use tree::ROOT;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -77,6 +78,8 @@ pub(crate) struct Inner {
     pub tree: Mutex<Tree>,
     /// Inodes that differ from their records by our own work.
     pub dirty: Mutex<BTreeSet<u64>>,
+    /// While a folder is being made a share: what changed since it was looked at.
+    pub watch: Mutex<Option<HashSet<u64>>>,
     pub kept: file::Kept,
     pub handles: Mutex<dirs::Handles>,
     pub notifier: Mutex<Option<Arc<dyn Notify>>>,
@@ -144,6 +147,7 @@ impl Volume {
             gate: RwLock::new(()),
             tree: Mutex::new(Tree::new(root)),
             dirty: Mutex::default(),
+            watch: Mutex::default(),
             kept: file::Kept::default(),
             handles: Mutex::default(),
             notifier: Mutex::default(),
@@ -258,5 +262,6 @@ impl Inner {
 
     pub fn note_dirty(&self, ino: u64) {
         self.dirty.lock().insert(ino);
+        self.note_watched([ino]);
     }
 }

@@ -228,6 +228,7 @@ impl Volume {
         inner.relocate_link(&from, None, Some(&at))?;
         inner.store.link(&from, &to).map_err(Error::io(&to))?;
         file.state.write().stat = None;
+        inner.note_watched([ino]);
         inner.enter(&mut tree, parent, entry, ino)?;
         let attr = inner.attr_of(&mut tree, ino)?;
         inner.note_disk(&mut tree, parent, name, ino);

@@ -32,6 +32,8 @@ pub(crate) struct Tree {
     seq: u64,
     /// All changes up to here are durable.
     pub synced: u64,
+    /// Nothing leaves the table now.
+    pub pinned: bool,
 }
 
 pub(crate) enum Node {
@@ -177,6 +179,7 @@ impl Tree {
             next: ROOT + 1,
             seq: 0,
             synced: 0,
+            pinned: false,
         }
     }
 
@@ -317,7 +320,7 @@ impl Tree {
         let Some(Node::File(file)) = self.nodes.get(&ino) else { return };
         // A junction stays, so that the kernel can be told where it is when its share comes or goes.
         let junction = file.file.kind == Kind::Share && !file.places.is_empty();
-        if junction || file.lookups > 0 || Arc::strong_count(&file.file) > 1 || !file.file.is_idle() {
+        if self.pinned || junction || file.lookups > 0 || Arc::strong_count(&file.file) > 1 || !file.file.is_idle() {
             return;
         }
         for place in file.places.clone() {
