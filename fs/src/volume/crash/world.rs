@@ -327,7 +327,7 @@ impl World {
                 let folder = tree.folder(place.parent)?;
                 let Some((node, _)) = folder.headers.first() else { return Ok(()) };
                 let settled = !folder.dirty && self.book.folders.lock().contains_key(node);
-                settled.then(|| (path, *node))
+                settled.then_some((path, *node))
             };
             let Some((path, node)) = place else { return Ok(()) };
             let shown = self.book.files.lock().get(&version.file).cloned();
