@@ -26,6 +26,8 @@ pub enum Domain {
     Snapshot,
     /// A statement of the device list.
     DeviceList,
+    /// A statement of a share's member list.
+    MemberList,
     /// The account key's naming of admins, and its other statements of the device list.
     Naming,
     /// An epoch's record.
@@ -49,6 +51,7 @@ impl Domain {
             Self::Heads => "kith.v1 heads",
             Self::Snapshot => "kith.v1 snapshot",
             Self::DeviceList => "kith.v1 device list",
+            Self::MemberList => "kith.v1 member list",
             Self::Naming => "kith.v1 naming",
             Self::EpochKey => "kith.v1 epoch",
             Self::Wrap => "kith.v1 wrap",
@@ -288,6 +291,7 @@ mod tests {
             Domain::Heads,
             Domain::Snapshot,
             Domain::DeviceList,
+            Domain::MemberList,
             Domain::Naming,
             Domain::EpochKey,
             Domain::Wrap,

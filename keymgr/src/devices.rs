@@ -178,6 +178,12 @@ impl DeviceList {
         self.view.admins.contains(device)
     }
 
+    /// Whether the account key ever named the device an admin.
+    pub fn was_admin(&self, device: &DeviceId) -> bool {
+        let names = |s: &Statement| matches!(&s.body.act, Act::Name { admins, .. } if admins.contains(device));
+        self.statements.values().any(names)
+    }
+
     /// Devices that were removed, and what becomes of what they had written.
     pub fn removed(&self) -> impl Iterator<Item = (&DeviceId, &Cut)> {
         self.view.removed.iter()
@@ -358,6 +364,18 @@ struct Wire {
     account: AccountId,
     /// By hash; a statement's bytes as its author signed them.
     statements: Vec<(Vec<u8>, Signature)>,
+}
+
+/// Whose list these bytes say they are, before anything is verified.
+pub(crate) fn account_of(bytes: &[u8]) -> Result<AccountId, Error> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => {
+            let account = rest.first_chunk().ok_or(Error::Damaged("encoding"))?;
+            Ok(AccountId::from_bytes(*account))
+        }
+        Some((0, _)) | None => Err(Error::Damaged("no format")),
+        Some((newer, _)) => Err(Error::Newer(*newer)),
+    }
 }
 
 /// What no honest list shows: a device that the account key never named, a chain with a hole.

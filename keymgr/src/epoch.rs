@@ -10,8 +10,9 @@ use subtle::ConstantTimeEq;
 use x_wing::{Decapsulate, Encapsulate};
 use zeroize::Zeroize;
 
+use crate::circle::Circle;
 use crate::device::{self, DeviceKeys, Domain, Signature};
-use crate::devices::{DeviceList, Listed, Role};
+use crate::devices::{Listed, Role};
 use crate::ids::{DeviceId, Epoch, ShareId};
 use crate::seal;
 use crate::secret::Secret32;
@@ -19,6 +20,9 @@ use crate::share::ShareKeys;
 
 const FORMAT: u8 = 1;
 const MAX_BYTES: usize = 4096;
+/// Rounds from one epoch to the next: so a stolen admin cannot use up all numbers. Honest ones leap where two chains
+/// of epochs were made apart.
+const MAX_LEAP: u32 = 16;
 
 /// Why an epoch's record or a wrap is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +62,7 @@ struct Body {
     epoch: Epoch,
     author: DeviceId,
     commitment: [u8; 32],
-    /// Who was removed when it was made, see [`DeviceList::removals`].
+    /// Who was removed when it was made, see [`Circle::removals`].
     removals: [u8; 32],
     previous: Option<Previous>,
 }
@@ -73,33 +77,34 @@ pub struct EpochRecord {
 
 impl EpochRecord {
     /// The record of a new share's first epoch.
-    pub fn first(keys: &ShareKeys, admin: &DeviceKeys, list: &DeviceList) -> Result<Self, Error> {
+    pub fn first(keys: &ShareKeys, admin: &DeviceKeys, circle: &Circle) -> Result<Self, Error> {
         let key = keys.key(Epoch::FIRST).ok_or(Error::NoKey)?;
-        Self::sign(admin, list, keys.share(), Epoch::FIRST, key, None)
+        Self::sign(admin, circle, keys.share(), Epoch::FIRST, key, None)
     }
 
     /// A new epoch after `self`, with a random key, which `keys` holds from then on.
-    pub fn next(&self, keys: &mut ShareKeys, admin: &DeviceKeys, list: &DeviceList) -> Result<Self, Error> {
+    pub fn next(&self, keys: &mut ShareKeys, admin: &DeviceKeys, circle: &Circle) -> Result<Self, Error> {
         let before = keys.key(self.epoch()).ok_or(Error::NoKey)?;
         self.check_key(keys.share(), before)?;
-        let epoch = next_number(self.epoch().max(keys.current()), keys.share(), &admin.id())?;
+        let after = keys.epochs().next_back().unwrap_or(Epoch::FIRST).max(self.epoch());
+        let epoch = next_number(after, keys.share(), &admin.id())?;
         let key = Secret32::random();
         let sealed = seal::seal(&previous_key(&key, keys.share(), epoch), &self.hash(), before.expose());
         let previous = Previous { epoch: self.epoch(), record: self.hash(), sealed };
-        let record = Self::sign(admin, list, keys.share(), epoch, &key, Some(previous))?;
+        let record = Self::sign(admin, circle, keys.share(), epoch, &key, Some(previous))?;
         keys.insert(epoch, key);
         Ok(record)
     }
 
     fn sign(
         admin: &DeviceKeys,
-        list: &DeviceList,
+        circle: &Circle,
         share: ShareId,
         epoch: Epoch,
         key: &Secret32,
         previous: Option<Previous>,
     ) -> Result<Self, Error> {
-        if !list.is_admin(&admin.id()) {
+        if !circle.is_admin(&admin.id()) {
             return Err(Error::NotAdmin);
         }
         let body = Body {
@@ -108,7 +113,7 @@ impl EpochRecord {
             epoch,
             author: admin.id(),
             commitment: commitment(key, share, epoch),
-            removals: list.removals(),
+            removals: circle.removals(),
             previous,
         };
         let bytes = postcard::to_allocvec(&body).map_err(|_| Error::Damaged)?;
@@ -134,7 +139,17 @@ impl EpochRecord {
             Some(newer) => return Err(Error::Newer(*newer)),
         }
         let Ok((body, [])) = postcard::take_from_bytes::<Body>(bytes) else { return Err(Error::Damaged) };
-        if body.epoch < Epoch::FIRST || body.previous.as_ref().is_some_and(|p| p.epoch >= body.epoch) {
+        let follows = match &body.previous {
+            None => body.epoch == Epoch::FIRST,
+            Some(p) => {
+                p.epoch >= Epoch::FIRST && p.epoch < body.epoch && round(body.epoch) - round(p.epoch) <= MAX_LEAP
+            }
+        };
+        if !follows {
+            return Err(Error::Damaged);
+        }
+        // An admin that could choose the number could take the one of another's epoch.
+        if body.epoch != Epoch::FIRST && body.epoch.0 & 0xffff != maker_tag(body.share, &body.author) {
             return Err(Error::Damaged);
         }
         if !device::verify(&body.author, Domain::EpochKey, bytes, &signature) {
@@ -162,9 +177,14 @@ impl EpochRecord {
         *hasher.finalize().as_bytes()
     }
 
-    /// Whether the list's admins include its maker: what the newest epoch of a share must show.
-    pub fn is_by_admin(&self, list: &DeviceList) -> bool {
-        list.is_admin(&self.body.author)
+    /// Whether its maker is an admin of the owner: what the newest epoch of a share must show.
+    pub fn is_by_admin(&self, circle: &Circle) -> bool {
+        circle.is_admin(&self.body.author)
+    }
+
+    /// Whether these keys hold the one that the record commits to.
+    pub(crate) fn is_opened_by(&self, keys: &ShareKeys) -> bool {
+        keys.key(self.epoch()).is_some_and(|key| self.check_key(keys.share(), key).is_ok())
     }
 
     /// Whether `self` names `older` as the epoch before it.
@@ -174,8 +194,8 @@ impl EpochRecord {
     }
 
     /// Whether someone was removed (or let in again) since this epoch was made, so that an admin must make the next.
-    pub fn is_outdated(&self, list: &DeviceList) -> bool {
-        self.body.removals != list.removals()
+    pub fn is_outdated(&self, circle: &Circle) -> bool {
+        self.body.removals != circle.removals()
     }
 
     /// Takes the key of the epoch before, sealed in this one, into `keys`, which hold this one's.
@@ -200,15 +220,15 @@ impl EpochRecord {
     }
 }
 
-/// Of these records of one share those that count, newest first: made by an admin of the list, or followed by one that
+/// Of these records of one share those that count, newest first: made by an admin of the owner, or followed by one that
 /// counts. The first is the epoch under which to write.
-pub fn accepted<'a>(records: &'a [EpochRecord], list: &DeviceList) -> Vec<&'a EpochRecord> {
+pub fn accepted<'a>(records: &'a [EpochRecord], circle: &Circle) -> Vec<&'a EpochRecord> {
     let mut sorted: Vec<_> = records.iter().collect();
     sorted.sort_by_key(|r| std::cmp::Reverse((r.epoch(), r.hash())));
     let mut accepted: Vec<&EpochRecord> = Vec::new();
     // A record is followed only by one of a greater epoch, which stands before it.
     for record in sorted {
-        if record.is_by_admin(list) || accepted.iter().any(|newer| newer.follows(record)) {
+        if record.is_by_admin(circle) || accepted.iter().any(|newer| newer.follows(record)) {
             accepted.push(record);
         }
     }
@@ -266,13 +286,21 @@ fn previous_key(key: &Secret32, share: ShareId, epoch: Epoch) -> Secret32 {
 /// The upper 16 bits count rounds, the lower are a hash of the maker: two admins that make an epoch at once make two
 /// epochs, and a page's epoch tag says under which it was written.
 fn next_number(after: Epoch, share: ShareId, maker: &DeviceId) -> Result<Epoch, Error> {
-    let round = (after.0 >> 16).checked_add(1).filter(|round| *round <= 0xffff).ok_or(Error::Exhausted)?;
+    let round = round(after).checked_add(1).filter(|round| *round <= 0xffff).ok_or(Error::Exhausted)?;
+    Ok(Epoch(round << 16 | maker_tag(share, maker)))
+}
+
+fn round(epoch: Epoch) -> u32 {
+    epoch.0 >> 16
+}
+
+fn maker_tag(share: ShareId, maker: &DeviceId) -> u32 {
     let mut hasher = blake3::Hasher::new_derive_key("kith.v1 epoch number");
     hasher.update(share.as_bytes());
     hasher.update(maker.as_bytes());
     let hash = hasher.finalize();
     let [a, b, ..] = *hash.as_bytes();
-    Ok(Epoch(round << 16 | u32::from(u16::from_le_bytes([a, b]))))
+    u32::from(u16::from_le_bytes([a, b]))
 }
 
 #[cfg(test)]
@@ -280,6 +308,7 @@ mod tests {
     use super::*;
     use crate::account::AccountKey;
     use crate::device::DeviceSecrets;
+    use crate::devices::DeviceList;
 
     #[test]
     fn vectors() {
@@ -288,15 +317,16 @@ mod tests {
         let account = AccountKey::from_secret(&Secret32::from_bytes([4; 32]));
         let list =
             DeviceList::create(&account, &device, Listed::new(device.public(), Role::Full, "laptop", "", 1)).unwrap();
+        let circle = Circle::of_account(list);
         let mut keys = ShareKeys::new(ShareId::from_bytes([5; 16]), Secret32::from_bytes([6; 32]));
-        let first = EpochRecord::first(&keys, &device, &list).unwrap();
+        let first = EpochRecord::first(&keys, &device, &circle).unwrap();
 
         let epoch = next_number(Epoch::FIRST, keys.share(), &device.id()).unwrap();
         let key = Secret32::from_bytes([7; 32]);
         let sealing = previous_key(&key, keys.share(), epoch);
         let sealed = seal::seal_with(&sealing, &first.hash(), &[6; 32], [8; 12]);
         let previous = Previous { epoch: first.epoch(), record: first.hash(), sealed };
-        let second = EpochRecord::sign(&device, &list, keys.share(), epoch, &key, Some(previous)).unwrap();
+        let second = EpochRecord::sign(&device, &circle, keys.share(), epoch, &key, Some(previous)).unwrap();
         keys.insert(epoch, key.clone());
 
         let receive = device.receive().clone();

@@ -25,12 +25,14 @@ pub(crate) mod context {
 pub struct ShareKeys {
     share: ShareId,
     keys: BTreeMap<Epoch, Secret32>,
+    /// Under which to write, where that is said.
+    writing: Option<Epoch>,
 }
 
 impl ShareKeys {
     /// The share with its first key as epoch 1.
     pub fn new(share: ShareId, first: Secret32) -> Self {
-        Self { share, keys: BTreeMap::from([(Epoch::FIRST, first)]) }
+        Self { share, keys: BTreeMap::from([(Epoch::FIRST, first)]), writing: None }
     }
 
     /// A new share: its first key is random.
@@ -40,15 +42,19 @@ impl ShareKeys {
 
     /// A share of which this device holds no key (yet): a new member before its first wrap.
     pub fn empty(share: ShareId) -> Self {
-        Self { share, keys: BTreeMap::new() }
+        Self { share, keys: BTreeMap::new(), writing: None }
     }
 
     pub fn share(&self) -> ShareId {
         self.share
     }
 
-    /// The newest epoch whose key is here: what is written now is written under it. [`Epoch::FIRST`] where none is.
+    /// Under which epoch to write: the one that [`ShareKeys::write_under`] said, otherwise the newest whose key is
+    /// here. [`Epoch::FIRST`] where none is.
     pub fn current(&self) -> Epoch {
+        if let Some(epoch) = self.writing.filter(|e| self.keys.contains_key(e)) {
+            return epoch;
+        }
         self.keys.last_key_value().map_or(Epoch::FIRST, |(e, _)| *e)
     }
 
@@ -61,6 +67,12 @@ impl ShareKeys {
     /// be lost.
     pub fn insert(&mut self, epoch: Epoch, key: Secret32) {
         self.keys.entry(epoch).or_insert(key);
+    }
+
+    /// The greatest number is not always the epoch that counts: one that a removed admin made does not. Not kept in
+    /// the keyring: the shelf says it again.
+    pub fn write_under(&mut self, epoch: Epoch) {
+        self.writing = Some(epoch);
     }
 
     pub fn has(&self, epoch: Epoch) -> bool {

@@ -1,5 +1,6 @@
 //! Epoch keys: who may make them, who opens them (ATTACKS.md N7).
 
+use keymgr::circle::Circle;
 use keymgr::device::DeviceKeys;
 use keymgr::devices::{Cut, DeviceList, Listed, Role};
 use keymgr::epoch::{EpochRecord, Error, Wrapped, accepted, unwrap, wrap};
@@ -10,7 +11,7 @@ use keymgr::share::ShareKeys;
 struct World {
     admin: DeviceKeys,
     other: DeviceKeys,
-    list: DeviceList,
+    list: Circle,
     keys: ShareKeys,
     first: EpochRecord,
     account: keymgr::account::AccountKey,
@@ -20,10 +21,16 @@ fn listed(keys: &DeviceKeys, role: Role) -> Listed {
     Listed::new(keys.public(), role, "device", "", 1)
 }
 
+/// The circle after a change to its one list.
+fn with(circle: &Circle, change: impl Fn(&DeviceList) -> DeviceList) -> Circle {
+    Circle::of_account(change(circle.lists().next().unwrap()))
+}
+
 fn world() -> World {
     let ring = Keyring::first("first", "", 1).unwrap();
     let other = DeviceKeys::generate();
     let list = ring.list.unwrap().with_added(&ring.device, listed(&other, Role::Full)).unwrap();
+    let list = Circle::of_account(list);
     let keys = ring.shares[0].clone();
     let first = EpochRecord::first(&keys, &ring.device, &list).unwrap();
     World { admin: ring.device, other, list, keys, first, account: ring.account.unwrap() }
@@ -91,10 +98,10 @@ fn n7_only_an_admins_record_counts_or_one_that_it_names() {
     let mut w = world();
     assert_eq!(EpochRecord::first(&w.keys, &w.other, &w.list).err(), Some(Error::NotAdmin));
     // The other device becomes an admin and makes an epoch, then it is removed.
-    let both = w.list.with_admins(&w.account, &[w.admin.id(), w.other.id()]).unwrap();
+    let both = with(&w.list, |l| l.with_admins(&w.account, &[w.admin.id(), w.other.id()]).unwrap());
     let second = w.first.next(&mut w.keys, &w.other, &both).unwrap();
     assert!(second.is_by_admin(&both) && !second.is_outdated(&both));
-    let after = both.with_removed(&w.admin, w.other.id(), Cut::Keep).unwrap();
+    let after = with(&both, |l| l.with_removed(&w.admin, w.other.id(), Cut::Keep).unwrap());
     assert!(second.is_outdated(&after), "an admin must make the next");
     let third = second.next(&mut w.keys, &w.admin, &after).unwrap();
     assert!(!third.is_outdated(&after));
@@ -112,7 +119,7 @@ fn n7_only_an_admins_record_counts_or_one_that_it_names() {
 #[test]
 fn two_admins_that_make_an_epoch_at_once_make_two() {
     let w = world();
-    let both = w.list.with_admins(&w.account, &[w.admin.id(), w.other.id()]).unwrap();
+    let both = with(&w.list, |l| l.with_admins(&w.account, &[w.admin.id(), w.other.id()]).unwrap());
     let (mut mine, mut theirs) = (w.keys.clone(), w.keys.clone());
     let a = w.first.next(&mut mine, &w.admin, &both).unwrap();
     let b = w.first.next(&mut theirs, &w.other, &both).unwrap();

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use keymgr::circle::Circle;
 use keymgr::device::DeviceKeys;
 use keymgr::devices::{DeviceList, Listed, Role};
 use keymgr::epoch::{self, EpochRecord, Wrapped};
@@ -44,7 +45,7 @@ pub async fn welcome(paired: &mut Paired, keyring: &Keyring) -> Result<(DeviceLi
     if listed.role == Role::Full {
         let keys = keyring.share(keyring.root).ok_or_else(|| failed("This device has no keys to share"))?;
         let refused = |e: epoch::Error| failed(&format!("The keys cannot be wrapped: {e}"));
-        let record = EpochRecord::first(keys, &keyring.device, &list).map_err(refused)?;
+        let record = EpochRecord::first(keys, &keyring.device, &Circle::of_account(list.clone())).map_err(refused)?;
         let wrapped = epoch::wrap(keys, &record, &listed).map_err(refused)?;
         epochs.push((record.to_bytes(), wrapped));
     }
@@ -71,7 +72,7 @@ pub async fn introduce(paired: &mut Paired, device: DeviceKeys, name: &str) -> R
     for (record, wrapped) in &welcome.epochs {
         let bad = |e: epoch::Error| failed(&format!("The keys that came are not valid: {e}"));
         let record = EpochRecord::parse(record).map_err(bad)?;
-        if record.share() != welcome.root || !record.is_by_admin(&list) {
+        if record.share() != welcome.root || !record.is_by_admin(&Circle::of_account(list.clone())) {
             return Err(failed("The keys that came are of another share"));
         }
         keys.insert(record.epoch(), epoch::unwrap(&device, &record, wrapped).map_err(bad)?);
