@@ -107,6 +107,7 @@ impl Online {
                     NetEvent::PeerUp(peer) => shares.peer_up(peer),
                     NetEvent::PeerDown(peer) => shares.peer_down(peer),
                     NetEvent::BrokerUp => drop(tell.send(None)),
+                    NetEvent::Letter(letter) => tracing::info!("a note of {}", printable(&letter.from)),
                     NetEvent::BrokerDown(why) => drop(tell.send(Some(why))),
                 }
             }

@@ -20,7 +20,7 @@ use super::jingle::{self, JINGLE, Said, Sessions};
 use super::presence::{self, News, Table};
 use super::s5b::{Candidate, Listener, StreamHost};
 use super::stream::{Hear, Line};
-use super::{Linked, NetConfig, NetEvent, Peer, establish, ibb, pair, proxy, xml};
+use super::{Linked, NetConfig, NetEvent, Peer, contacts, establish, ibb, pair, proxy, xml};
 use crate::link::tls::Identity;
 use crate::link::{Serve, http};
 
@@ -36,6 +36,7 @@ pub(super) struct Core {
     pub sessions: Sessions,
     pub in_band: ibb::Streams,
     pub pairing: pair::Desk,
+    pub contacts: contacts::Desk,
     pub events: mpsc::UnboundedSender<NetEvent>,
     pub links: Mutex<HashMap<DeviceId, Linked>>,
     pub incoming: Mutex<HashMap<DeviceId, Vec<AbortHandle>>>,
@@ -64,6 +65,7 @@ impl Core {
             sessions: Sessions::default(),
             in_band: ibb::Streams::default(),
             pairing: pair::Desk::default(),
+            contacts: contacts::Desk::default(),
             links: Mutex::default(),
             incoming: Mutex::default(),
             life: xml::random_id(),
@@ -132,8 +134,13 @@ impl Core {
         match presence.type_ {
             Type::None => {
                 let news = self.table.lock().available(&from, &presence);
-                if let News::Answer(to) = news {
-                    self.line().try_send(presence::announce(to, self.me, &self.life, false));
+                match news {
+                    News::Answer(to) => {
+                        self.line().try_send(presence::announce(to, self.me, &self.life, false));
+                    }
+                    // It may have left a note before it knocked.
+                    News::Stranger => self.contacts.knock(),
+                    News::None | News::Noted => {}
                 }
             }
             Type::Unavailable | Type::Error => self.table.lock().gone(&from),

@@ -6,6 +6,7 @@
 #[cfg(test)]
 mod attacks;
 mod connect;
+mod contacts;
 mod core;
 mod establish;
 mod ibb;
@@ -14,6 +15,7 @@ mod meter;
 mod nudge;
 pub mod pair;
 mod peers;
+mod pep;
 mod presence;
 mod proxy;
 mod register;
@@ -33,6 +35,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 pub use self::connect::{BrokerConfig, ConnectError};
+pub use self::contacts::{Letter, Note};
+pub use self::pep::PepError;
 pub use self::register::{check_login, register};
 pub use crate::link::{Body, Serve, full};
 
@@ -74,6 +78,8 @@ pub enum NetEvent {
     BrokerUp,
     /// With the reason. Links that do not go through the broker stay.
     BrokerDown(String),
+    /// Another account left a note; told once, and again after each start until it is taken away.
+    Letter(Letter),
 }
 
 /// Which way a link goes.
@@ -142,7 +148,8 @@ impl Net {
         let core = Arc::new(Core::new(config, me, identity, serve, events));
         core.open_line(resource(me));
         let follow = tokio::spawn(peers::follow(core.clone(), peers));
-        Ok((Net { core, tasks: vec![follow.abort_handle(), pass_on.abort_handle()] }, rx))
+        let inbox = tokio::spawn(contacts::read_inbox(Arc::downgrade(&core)));
+        Ok((Net { core, tasks: [follow, pass_on, inbox].map(|task| task.abort_handle()).into() }, rx))
     }
 
     /// To a peer that is up. Any number at once.

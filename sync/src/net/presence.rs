@@ -39,6 +39,8 @@ struct Entry {
 pub(super) enum News {
     /// Nothing that concerns a listed peer.
     None,
+    /// A device that is no peer.
+    Stranger,
     /// A listed peer is there, and does not know yet that this device is.
     Answer(Jid),
     /// It is there, or gone.
@@ -115,7 +117,10 @@ impl Table {
         let Some(said) = presence.payloads.iter().find(|e| e.is("device", KITH)) else { return News::None };
         let Some(id) = said.attr("id").and_then(|id| id.parse::<DeviceId>().ok()) else { return News::None };
         let life = said.attr("life").unwrap_or_default();
-        if self.listed(&id, from).is_none() || life.len() > 64 {
+        if self.listed(&id, from).is_none() {
+            return News::Stranger;
+        }
+        if life.len() > 64 {
             return News::None;
         }
         let Some(entry) = self.peers.get(&id) else { return News::None };
@@ -189,8 +194,8 @@ mod tests {
         assert_eq!((new.len(), gone.len()), (1, 0));
         let at = |device: &Peer| announce(Jid::new("a@x").unwrap(), device.public.id, "l", true);
         let from = |jid: &str| Jid::new(jid).unwrap();
-        assert!(matches!(table.available(&from("b@x/1"), &at(&other)), News::None));
-        assert!(matches!(table.available(&from("c@x/1"), &at(&good)), News::None));
+        assert!(matches!(table.available(&from("b@x/1"), &at(&other)), News::Stranger));
+        assert!(matches!(table.available(&from("c@x/1"), &at(&good)), News::Stranger));
         let seen = table.watch(&good.public.id).unwrap();
         assert!(seen.borrow().is_none());
         assert!(matches!(table.available(&from("b@x/1"), &at(&good)), News::Answer(_)));
