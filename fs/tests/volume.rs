@@ -9,7 +9,7 @@ use common::{Vault, Watchdog};
 use fs::content::Kind;
 use fs::store::Rename;
 use fs::volume::ROOT;
-use fs::volume::{Error, OpenHow, SetAttr, Volume, Who};
+use fs::volume::{Device, Error, OpenHow, SetAttr, Shown, Volume, Who};
 
 /// A small generator of numbers, so that a run follows from its seed.
 struct Dice(u64);
@@ -314,7 +314,9 @@ fn what_a_killed_session_left_is_mended_and_recorded() {
 fn attributes_of_all_kinds_come_back_and_are_recorded() {
     let vault = Vault::new();
     let volume = vault.open(true);
-    let ino = volume.mknod(ROOT, b"pipe", Kind::Fifo, 0o620, Who::me()).unwrap().ino;
+    let disk = Device { major: 259, minor: 70_000 };
+    volume.mknod(ROOT, b"disk", Kind::Block, 0o660, disk, Who::me()).unwrap();
+    let ino = volume.mknod(ROOT, b"pipe", Kind::Fifo, 0o620, Device::default(), Who::me()).unwrap().ino;
     volume.setxattr(ino, b"user.a", b"1", libc::XATTR_CREATE).unwrap();
     assert_eq!(volume.setxattr(ino, b"user.a", b"2", libc::XATTR_CREATE).unwrap_err().errno(), libc::EEXIST);
     assert_eq!(volume.setxattr(ino, b"user.b", b"2", libc::XATTR_REPLACE).unwrap_err().errno(), libc::ENODATA);
@@ -323,19 +325,50 @@ fn attributes_of_all_kinds_come_back_and_are_recorded() {
     volume.removexattr(ino, b"user.a").unwrap();
     volume.setattr(ino, SetAttr { mode: Some(0o111), mtime: Some(-5), ..SetAttr::default() }).unwrap();
     let seen = vault.record(&volume);
-    assert_eq!((seen.files.len(), seen.folders.len()), (1, 1));
+    assert_eq!((seen.files.len(), seen.folders.len()), (2, 1));
     assert!(vault.record(&volume).is_empty(), "nothing changed since");
     volume.setattr(ino, SetAttr { mode: Some(0o711), ..SetAttr::default() }).unwrap();
     let again = vault.record(&volume);
     assert_eq!((again.files.len(), again.folders.len()), (1, 0));
-    assert_eq!(again.files[0].root, seen.files[0].root, "a chmod changes no content");
-    assert_ne!(again.files[0].attrs, seen.files[0].attrs);
+    let before = seen.files.iter().find(|f| f.file == again.files[0].file).unwrap();
+    assert_eq!(again.files[0].root, before.root, "a chmod changes no content");
+    assert_ne!(again.files[0].attrs, before.attrs);
     vault.close(&volume);
     let volume = vault.open(true);
+    let attr = volume.lookup(ROOT, b"disk").unwrap();
+    assert_eq!((attr.kind, attr.device, attr.size), (Shown::Block, disk, 0));
     let attr = volume.lookup(ROOT, b"pipe").unwrap();
     assert_eq!((attr.mode, attr.mtime), (0o711, -5));
     assert_eq!(volume.listxattr(attr.ino).unwrap(), [b"user.b"]);
     assert_eq!(volume.getxattr(attr.ino, b"user.b").unwrap(), b"2");
+}
+
+#[test]
+fn a_path_that_is_too_long_for_one_call_when_it_is_sealed_is_walked() {
+    let vault = Vault::new();
+    let volume = vault.open(true);
+    let name = [b'n'; 120];
+    let mut at = ROOT;
+    for _ in 0..33 {
+        at = volume.mkdir(at, &name, 0o700, Who::me()).unwrap().ino;
+    }
+    let ino = volume.create(at, b"deep", 0o600, Who::me()).unwrap().ino;
+    volume.write(ino, b"deep down", 0, false).unwrap();
+    volume.fsync(ino, false).unwrap();
+    volume.release(ino, true).unwrap();
+    volume.rename(at, b"deep", at, b"down", fs::store::Rename::NoReplace).unwrap();
+    assert_eq!(vault.record(&volume).folders.len(), 34);
+    vault.close(&volume);
+    let volume = vault.open(true);
+    let mut at = ROOT;
+    for _ in 0..33 {
+        at = volume.lookup(at, &name).unwrap().ino;
+    }
+    let mut read = [0; 9];
+    let ino = volume.lookup(at, b"down").unwrap().ino;
+    assert_eq!(volume.read(ino, &mut read, 0).unwrap(), 9);
+    assert_eq!(&read, b"deep down");
+    assert_eq!(volume.fsck(false, |_| ()).unwrap(), []);
 }
 
 #[test]

@@ -121,5 +121,7 @@ fn kind(kind: fs::content::Kind) -> sync::record::Kind {
         fs::content::Kind::Fifo => sync::record::Kind::Fifo,
         fs::content::Kind::Socket => sync::record::Kind::Socket,
         fs::content::Kind::Share => sync::record::Kind::Share,
+        fs::content::Kind::Block => sync::record::Kind::Block,
+        fs::content::Kind::Char => sync::record::Kind::Char,
     }
 }

@@ -51,6 +51,8 @@ pub enum Kind {
     Socket,
     /// A junction: the place of another share, whose id is the file id of the content.
     Share,
+    Block,
+    Char,
 }
 
 /// The whole state of one node, and which of its records this one replaces.

@@ -182,6 +182,8 @@ fn kind(byte: u8) -> Option<Kind> {
         3 => Some(Kind::Fifo),
         4 => Some(Kind::Socket),
         5 => Some(Kind::Share),
+        6 => Some(Kind::Block),
+        7 => Some(Kind::Char),
         FOLDER => Some(Kind::Folder),
         _ => None,
     }

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCMSIV
 
 VERSION, PAGE, HEADER, OVERHEAD = 1, 4096, 256, 36
 PAYLOAD, FIRST_PAYLOAD = PAGE - OVERHEAD, PAGE - HEADER - OVERHEAD
-KINDS = {1: "file", 2: "symlink", 3: "fifo", 4: "socket", 5: "share"}
+KINDS = {1: "file", 2: "symlink", 3: "fifo", 4: "socket", 5: "share", 6: "block", 7: "char"}
 FOLDER = 16
 GROUP = 16384
 

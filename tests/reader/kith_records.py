@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from kith_format import Cut, need
 
-KINDS = ["folder", "file", "symlink", "fifo", "socket", "share"]
+KINDS = ["folder", "file", "symlink", "fifo", "socket", "share", "block", "char"]
 
 
 class Record:

@@ -43,6 +43,9 @@ pub enum Kind {
     Socket,
     /// A junction: another share's topmost folder is shown in its place. The file id is that share's; it has no content.
     Share,
+    /// Its content is major and minor number, as of [`Kind::Char`].
+    Block,
+    Char,
 }
 
 impl Kind {
@@ -53,6 +56,8 @@ impl Kind {
             Kind::Fifo => 3,
             Kind::Socket => 4,
             Kind::Share => 5,
+            Kind::Block => 6,
+            Kind::Char => 7,
         }
     }
 
@@ -63,6 +68,8 @@ impl Kind {
             3 => Ok(Kind::Fifo),
             4 => Ok(Kind::Socket),
             5 => Ok(Kind::Share),
+            6 => Ok(Kind::Block),
+            7 => Ok(Kind::Char),
             _ => Err(Refused::Layout),
         }
     }

@@ -16,7 +16,7 @@ use fuser::{
 use super::Forest;
 use crate::content::Kind;
 use crate::store::{Nanos, Rename};
-use crate::volume::{Attr, DirEntry, Error, OpenHow, Result, SetAttr, Shown, Who};
+use crate::volume::{Attr, Device, DirEntry, Error, OpenHow, Result, SetAttr, Shown, Who};
 
 /// Everything changes through this mount, and what sync changes is told to the kernel: it may keep what it knows.
 const TTL: Duration = Duration::from_secs(3600);
@@ -75,7 +75,18 @@ fn kind(shown: Shown) -> FileType {
         Shown::Symlink => FileType::Symlink,
         Shown::Fifo => FileType::NamedPipe,
         Shown::Socket => FileType::Socket,
+        Shown::Block => FileType::BlockDevice,
+        Shown::Char => FileType::CharDevice,
     }
+}
+
+/// As the kernel's protocol packs it: 12 bits of major number among 20 of minor.
+fn device(dev: u32) -> Device {
+    Device { major: dev >> 8 & 0xfff, minor: dev & 0xff | dev >> 12 & 0xfff00 }
+}
+
+fn rdev(Device { major, minor }: Device) -> u32 {
+    minor & 0xff | (major & 0xfff) << 8 | (minor & 0xfff00) << 12
 }
 
 fn attr(of: &Attr) -> FileAttr {
@@ -92,7 +103,7 @@ fn attr(of: &Attr) -> FileAttr {
         nlink: of.links,
         uid: of.uid,
         gid: of.gid,
-        rdev: 0,
+        rdev: rdev(of.device),
         blksize: 4096,
         flags: 0,
     }
@@ -198,14 +209,17 @@ impl Filesystem for Served {
         }
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, _: u32, reply: ReplyEntry) {
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, dev: u32, reply: ReplyEntry) {
         let kind = match mode & libc::S_IFMT {
             libc::S_IFREG | 0 => Kind::File,
             libc::S_IFIFO => Kind::Fifo,
             libc::S_IFSOCK => Kind::Socket,
+            // The kernel lets only root come so far.
+            libc::S_IFBLK => Kind::Block,
+            libc::S_IFCHR => Kind::Char,
             _ => return reply.error(Errno::EPERM),
         };
-        entry(reply, self.volume.mknod(parent.0, name.as_bytes(), kind, mode & 0o7777, who(req)));
+        entry(reply, self.volume.mknod(parent.0, name.as_bytes(), kind, mode & 0o7777, device(dev), who(req)));
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
@@ -461,4 +475,5 @@ const ZERO: Attr = Attr {
     atime: 0,
     mtime: 0,
     ctime: 0,
+    device: Device { major: 0, minor: 0 },
 };

@@ -28,12 +28,31 @@ impl Disk {
     }
 
     fn at(&self, path: &Path, flags: OFlag, mode: u32) -> io::Result<OwnedFd> {
+        let (near, path) = self.near(path)?;
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let how = OpenHow::new()
             .flags(flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
             .mode(Mode::from_bits_truncate(if flags.contains(OFlag::O_CREAT) { mode } else { 0 }))
             .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        Ok(nix::fcntl::openat2(&self.root, path, how)?)
+        Ok(nix::fcntl::openat2(near.as_ref().unwrap_or(&self.root), path, how)?)
+    }
+
+    /// A folder on the way to `path`, and the rest of the way, where it is too long for one call: sealed names are longer
+    /// than the plain ones, whose path the kernel let pass.
+    fn near<'a>(&self, path: &'a Path) -> io::Result<(Option<OwnedFd>, &'a Path)> {
+        let mut near: Option<OwnedFd> = None;
+        let mut rest = path.as_os_str().as_bytes();
+        while rest.len() >= libc::PATH_MAX as usize {
+            let front = rest.get(..libc::PATH_MAX as usize - 1).unwrap_or(rest);
+            let Some(slash) = front.iter().rposition(|b| *b == b'/') else { break };
+            let (front, back) = rest.split_at(slash);
+            let how = OpenHow::new()
+                .flags(OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
+                .resolve(ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS);
+            near = Some(nix::fcntl::openat2(near.as_ref().unwrap_or(&self.root), OsStr::from_bytes(front), how)?);
+            rest = back.get(1..).unwrap_or_default();
+        }
+        Ok((near, Path::new(OsStr::from_bytes(rest))))
     }
 
     /// The folder that holds `path`, and the last part of it. The last part is never resolved by the callers.

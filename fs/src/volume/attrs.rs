@@ -29,6 +29,8 @@ pub enum Shown {
     Socket,
     /// A junction. What it stands for is the share's own volume's to show.
     Share(ShareId),
+    Block,
+    Char,
 }
 
 impl Shown {
@@ -39,7 +41,31 @@ impl Shown {
             Kind::Fifo => Shown::Fifo,
             Kind::Socket => Shown::Socket,
             Kind::Share => Shown::Share(ShareId::from_bytes(*file.id.as_bytes())),
+            Kind::Block => Shown::Block,
+            Kind::Char => Shown::Char,
         }
+    }
+}
+
+/// Which device a device node stands for. It is kept as tar keeps it: the mount is nodev, nobody opens it there.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Device {
+    pub major: u32,
+    pub minor: u32,
+}
+
+impl Device {
+    /// The content of a device node.
+    pub(crate) fn to_content(self) -> [u8; 8] {
+        let mut out = [0; 8];
+        out[..4].copy_from_slice(&self.major.to_le_bytes());
+        out[4..].copy_from_slice(&self.minor.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn of_content(content: &[u8]) -> Option<Self> {
+        let [a, b, c, d, rest @ ..] = *<&[u8; 8]>::try_from(content).ok()?;
+        Some(Self { major: u32::from_le_bytes([a, b, c, d]), minor: u32::from_le_bytes(rest) })
     }
 }
 
@@ -57,6 +83,8 @@ pub struct Attr {
     pub atime: Nanos,
     pub mtime: Nanos,
     pub ctime: Nanos,
+    /// Of a device.
+    pub device: Device,
 }
 
 /// `stat` has the true mode by now ([`true_mode`]).
@@ -64,7 +92,7 @@ pub(crate) fn of_stat(ino: u64, kind: Shown, stat: &Stat) -> Attr {
     let size = match kind {
         Shown::Folder | Shown::Share(_) => 4096,
         Shown::File | Shown::Symlink => length::to_size(stat.length),
-        Shown::Fifo | Shown::Socket => 0,
+        Shown::Fifo | Shown::Socket | Shown::Block | Shown::Char => 0,
     };
     Attr {
         ino,
@@ -82,6 +110,7 @@ pub(crate) fn of_stat(ino: u64, kind: Shown, stat: &Stat) -> Attr {
         atime: stat.atime,
         mtime: stat.mtime,
         ctime: stat.ctime,
+        device: Device::default(),
     }
 }
 

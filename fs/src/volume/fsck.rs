@@ -118,6 +118,7 @@ impl Inner {
             Kind::File => u64::MAX,
             Kind::Symlink => libc::PATH_MAX as u64,
             Kind::Fifo | Kind::Socket | Kind::Share => 0,
+            Kind::Block | Kind::Char => 8,
         };
         let size = content.size();
         self.let_go(&mut state);

@@ -1,9 +1,11 @@
 //! Attributes of files and folders, extended ones too, and what the disk has room for.
 
-use super::attrs::{self, Attr, Shown};
+use super::attrs::{self, Attr, Device, Shown};
 use super::error::{Error, Result};
+use super::file::FileNode;
 use super::tree::{Node, Tree};
 use super::{Inner, Volume};
+use crate::content::Kind;
 use crate::format::xattr::MAX_NAME;
 use crate::store::{Nanos, Space, Stat};
 
@@ -166,10 +168,25 @@ impl Inner {
                         self.stat_file(&mut file.state.write(), path.as_deref())?
                     }
                 };
-                Ok(attrs::of_stat(ino, Shown::of(&file), &stat))
+                let mut attr = attrs::of_stat(ino, Shown::of(&file), &stat);
+                if matches!(file.kind, Kind::Block | Kind::Char) {
+                    attr.device = self.device_of(tree, &file)?;
+                }
+                Ok(attr)
             }
             None => Err(Error::Errno(libc::ESTALE)),
         }
+    }
+
+    /// Which device a node stands for: its content.
+    fn device_of(&self, tree: &Tree, file: &FileNode) -> Result<Device> {
+        let path = tree.file_path(file.ino)?;
+        let mut state = file.state.write();
+        self.load(file, &mut state, path.as_deref())?;
+        let content = state.content()?.read_all(8);
+        self.let_go(&mut state);
+        let what = "its content is no device's number";
+        Device::of_content(&content?).ok_or_else(|| Error::Damaged { path: path.unwrap_or_default(), what })
     }
 
     pub fn folder_stat(&self, tree: &mut Tree, ino: u64) -> Result<Stat> {
@@ -205,7 +222,7 @@ impl Inner {
         self.intend_attrs(&file, &mut state, standing)?;
         let disk = self.disk_of(&state, path.as_deref())?;
         let at = path.as_deref().unwrap_or(std::path::Path::new(""));
-        let symlink = file.kind == crate::content::Kind::Symlink;
+        let symlink = file.kind == Kind::Symlink;
         let set = SetAttr { mode: set.mode.filter(|_| !symlink), ..*set };
         apply(disk.as_ref(), &set, false).map_err(Error::io(at))?;
         if set.mtime.is_some() {

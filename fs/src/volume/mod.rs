@@ -32,7 +32,7 @@ use keymgr::ids::{NodeId, VaultId};
 use keymgr::share::ShareKeys;
 use parking_lot::{Mutex, RwLock};
 
-pub use attrs::{Attr, Shown};
+pub use attrs::{Attr, Device, Shown};
 pub use data::OpenHow;
 pub use dirs::DirEntry;
 pub use error::{Error, Result};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use keymgr::ids::{FileId, NodeId};
 
-use super::attrs::{self, Attr};
+use super::attrs::{self, Attr, Device};
 use super::error::{Error, Result};
 use super::file::FileNode;
 use super::tree::{FileRef, Folder, Listing, Node, Place, Tree};
@@ -35,6 +35,9 @@ impl Volume {
     /// The entry `name` of a folder; the kernel holds it until it forgets.
     pub fn lookup(&self, parent: u64, name: &[u8]) -> Result<Attr> {
         let inner = &self.0;
+        if name.len() > name::MAX {
+            return Err(Error::Errno(libc::ENAMETOOLONG)); // not ENOENT, and nothing to remember
+        }
         let _gate = inner.gate.read();
         let mut tree = inner.tree.lock();
         if tree.junction(parent).is_some() {
@@ -56,9 +59,11 @@ impl Volume {
         self.make(parent, name, Kind::File, mode, who, None, true)
     }
 
-    /// A new file, FIFO or socket. A FIFO's bytes never reach a volume.
-    pub fn mknod(&self, parent: u64, name: &[u8], kind: Kind, mode: u32, who: Who) -> Result<Attr> {
-        self.make(parent, name, kind, mode, who, None, false)
+    /// A new file, FIFO, socket or device node. A FIFO's bytes never reach a volume.
+    pub fn mknod(&self, parent: u64, name: &[u8], kind: Kind, mode: u32, device: Device, who: Who) -> Result<Attr> {
+        let content = device.to_content();
+        let content = matches!(kind, Kind::Block | Kind::Char).then_some(&content[..]);
+        self.make(parent, name, kind, mode, who, content, false)
     }
 
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], who: Who) -> Result<Attr> {

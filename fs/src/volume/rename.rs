@@ -206,12 +206,12 @@ impl Inner {
         {
             folder.moved.insert(ino);
         }
+        if let Ok(folder) = tree.folder_mut(ino) {
+            folder.stat = None; // ctime changed
+        }
         if let Some(Node::File(file)) = tree.nodes.get_mut(&ino) {
             let mut state = file.file.state.write();
-            if let Some(stat) = &mut state.stat {
-                // Only ctime changed, which the disk knows.
-                stat.ctime = stat.ctime.max(stat.mtime);
-            }
+            state.stat = None; // ctime changed
             if let Some(content) = &mut state.content {
                 content.set_path(path);
             }
