@@ -91,7 +91,8 @@ fn headers() {
     let vectors = Vectors::load();
     for v in vectors.valid("headers") {
         let (open, at) = Header::open(&vectors.keys, &header(&v["raw"])).unwrap();
-        let kinds = [Kind::File, Kind::Symlink, Kind::Fifo, Kind::Socket, Kind::Share];
+        use Kind::{Block, Char, Fifo, File, Share, Socket, Symlink};
+        let kinds = [File, Symlink, Fifo, Socket, Share, Block, Char];
         let kind = kinds[number(&v["kind"]) as usize - 1];
         assert_eq!((open.kind, open.epoch, open.file), (kind, epoch(&v["epoch"]), FileId::from_bytes(id(&v["id"]))));
         assert_eq!(

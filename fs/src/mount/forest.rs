@@ -15,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use super::tell::Teller;
 use crate::content::Kind;
 use crate::store::{Rename, Space};
-use crate::volume::{Attr, DirEntry, Error, OpenHow, ROOT, Result, SetAttr, Shown, Volume, Who};
+use crate::volume::{Attr, Device, DirEntry, Error, OpenHow, ROOT, Result, SetAttr, Shown, Volume, Who};
 
 /// Where the volume's number begins in an inode number.
 const VOLUME: u32 = 48;
@@ -269,9 +269,9 @@ impl Forest {
         Ok(numbered(number, volume.create(parent, name, mode, who)?))
     }
 
-    pub fn mknod(&self, parent: u64, name: &[u8], kind: Kind, mode: u32, who: Who) -> Result<Attr> {
+    pub fn mknod(&self, parent: u64, name: &[u8], kind: Kind, mode: u32, device: Device, who: Who) -> Result<Attr> {
         let (number, volume, parent) = self.at(parent)?;
-        Ok(numbered(number, volume.mknod(parent, name, kind, mode, who)?))
+        Ok(numbered(number, volume.mknod(parent, name, kind, mode, device, who)?))
     }
 
     pub fn symlink(&self, parent: u64, name: &[u8], target: &[u8], who: Who) -> Result<Attr> {
