@@ -16,7 +16,7 @@ use crate::observe::Observation;
 use crate::records::{Deaf, EntryId, RecordedFile, Records};
 use crate::store::sim::{Dice, SimDisk};
 use crate::store::{File, Listed, Rename, Space, Stat, Store};
-use crate::volume::{OpenHow, OpenOptions, ROOT, Result, SetAttr, Shown, Volume, Who};
+use crate::volume::{Device, OpenHow, OpenOptions, ROOT, Result, SetAttr, Shown, Volume, Who};
 
 /// A folder of a store, as a store.
 struct Under(SimDisk, PathBuf);
@@ -141,7 +141,7 @@ impl World {
         let outside = write(&volume, e, b"also outside", &[5; 5000]);
         volume.link(outside, ROOT, b"in the parent").unwrap();
         volume.symlink(e, b"symlink", b"../a", Who::me()).unwrap();
-        volume.mknod(e, b"fifo", Kind::Fifo, 0o400, Who::me()).unwrap();
+        volume.mknod(e, b"fifo", Kind::Fifo, 0o400, Device::default(), Who::me()).unwrap();
         volume.make_junction(e, b"nested", NESTED).unwrap();
         volume.setxattr(a, b"user.a", b"1", 0).unwrap();
         volume.setxattr(e, b"user.e", b"2", 0).unwrap();
