@@ -57,6 +57,12 @@ fn text(s: &Value) -> String {
     if conflicts > 0 {
         out.push(format!("{conflicts} conflicts: `kith conflicts` lists them"));
     }
+    if s["unconfirmed"] == true {
+        out.push("what is here came from a blind device alone: a full one has not confirmed yet that it is all".into());
+    }
+    for fault in s["faults"].as_array().into_iter().flatten() {
+        out.push(format!("! {}", str_of(&fault["text"])));
+    }
     for notice in s["notices"].as_array().into_iter().flatten() {
         out.push(format!("! {}", str_of(notice)));
     }

@@ -178,7 +178,7 @@ fn begin(
 ) -> Result<(Daemon, bool)> {
     let Opened { store, vault, mut keyring, lock } = opened;
     let damaged = |e: sync::replica::Error| crate::error::replica(&store, &e);
-    let logs = OpenedLogs::open(&store, keyring.root).map_err(damaged)?;
+    let logs = OpenedLogs::open(&store, keyring.root, keyring.device.id()).map_err(damaged)?;
     let begin = marks::begin(&vault, &mut keyring, |head| logs.holds(head))?;
     let session_before = keyring.mark.session;
     let list = keyring.list.clone().ok_or_else(|| {

@@ -17,7 +17,7 @@ pub fn fsck(opened: Opened, repair: bool) -> Result<Value> {
     let _in = runtime.enter();
     let Opened { store, vault, mut keyring, lock: _lock } = opened;
     let failed = |e: sync::replica::Error| crate::error::replica(&store, &e);
-    let logs = OpenedLogs::open(&store, keyring.root).map_err(failed)?;
+    let logs = OpenedLogs::open(&store, keyring.root, keyring.device.id()).map_err(failed)?;
     let begin = marks::begin(&vault, &mut keyring, |head| logs.holds(head))?;
     let list = keyring.list.clone().ok_or_else(|| {
         crate::error::Error::new(

@@ -232,6 +232,19 @@ async fn status(daemon: &Daemon) -> Value {
     let mended = *daemon.mended.lock();
     let refused: Vec<String> =
         daemon.ears.refusals.lock().iter().map(|r| format!("{} was refused: {}", r.shown.display(), r.why)).collect();
+    let faults: Vec<Value> = s
+        .faults
+        .iter()
+        .map(|f| {
+            json!({
+                "device": f.device.to_string(),
+                "name": f.name,
+                "what": f.what.name(),
+                "since": f.since,
+                "text": f.to_string(),
+            })
+        })
+        .collect();
     let jid = daemon.keyring.lock().login.as_ref().map(|l| l.jid.clone());
     json!({
         "running": true,
@@ -246,6 +259,8 @@ async fn status(daemon: &Daemon) -> Value {
         "conflicts": s.conflicts,
         "mending": mending,
         "mended": mended,
+        "faults": faults,
+        "unconfirmed": s.unconfirmed,
         "notices": s.notices.into_iter().chain(refused).collect::<Vec<_>>(),
     })
 }

@@ -2,6 +2,7 @@
 
 pub mod bodies;
 pub mod engine;
+pub mod frontier;
 pub mod index;
 pub mod install;
 pub mod link;
@@ -11,4 +12,5 @@ pub mod record;
 pub mod replica;
 pub mod scan;
 pub mod shares;
+pub mod statement;
 pub mod wire;

@@ -21,6 +21,8 @@ pub const MAX_GROUPS: usize = 1 << 23;
 pub struct Hello {
     pub version: u8,
     pub heads: Heads,
+    /// A snapshot is wanted though the heads do not ask for it: what is held came from a blind device.
+    pub snapshot: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,8 +33,14 @@ pub enum Frame {
     Record { signed: Vec<u8>, body: Option<Vec<u8>> },
     /// Bodies that are whole at the writer since the last such frame.
     Have(Vec<Root>),
-    /// How far the writer has read everybody, itself included.
+    /// How far the writer has read everybody, itself included: the reader has all of it now.
     Heads(Heads),
+    /// Signed heads of a device, [`crate::statement::Seen`]; the reader has all that they cover.
+    Seen(Vec<u8>),
+    /// A snapshot begins, [`crate::statement::Snapshot`]; so many records of it follow.
+    Snapshot(Vec<u8>),
+    /// A record of the snapshot, and its body as in [`Frame::Record`].
+    Held { signed: Vec<u8>, body: Option<Vec<u8>> },
 }
 
 /// Bytes of a block of [`pack`].

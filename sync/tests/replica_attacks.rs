@@ -251,7 +251,7 @@ fn s12_an_old_backup_is_noticed_and_brought_up_to_date_and_own_edits_stay() {
         std::fs::remove_dir_all(entry.path()).unwrap();
     }
     copy(backup.path(), laptop.store());
-    let opened = Opened::open(laptop.store(), lab.share).unwrap();
+    let opened = Opened::open(laptop.store(), lab.share, laptop.id()).unwrap();
     assert!(!marked.iter().all(|head| opened.holds(head)), "the log is shorter than the mark");
     drop(opened);
     // What the daemon does then: a new incarnation, nothing trusted.

@@ -100,6 +100,20 @@ impl Engine {
         self.drop_records(gone)
     }
 
+    /// Records that a snapshot ended and that are held as long as nothing else can be shown; durable with the floor.
+    pub fn doomed(&self) -> impl Iterator<Item = RecordHash> + '_ {
+        self.nodes.values().flat_map(|node| node.doomed())
+    }
+
+    /// As it was, after the log was read back.
+    pub fn restore_doomed(&mut self, records: impl IntoIterator<Item = RecordHash>) {
+        for hash in records {
+            if let Some(node) = self.by_hash.get(&hash).and_then(|id| self.nodes.get_mut(id)) {
+                node.doom(hash);
+            }
+        }
+    }
+
     fn drop_records(&mut self, records: Vec<RecordHash>) -> Forgotten {
         let mut nodes = BTreeSet::new();
         let mut contents = Vec::new();

@@ -122,6 +122,11 @@ impl Node {
         self.doomed.insert(hash);
     }
 
+    /// Those of the doomed that are held.
+    pub fn doomed(&self) -> impl Iterator<Item = RecordHash> + '_ {
+        self.doomed.iter().filter(|h| self.records.contains_key(h)).copied()
+    }
+
     /// After records or bodies went away every record is asked again.
     pub fn reconsider(&mut self) {
         self.tops = self.records.keys().copied().collect();

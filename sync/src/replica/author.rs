@@ -58,8 +58,9 @@ impl Inner {
         let list = self.list.borrow().version();
         let count = drafts.len();
         let mut signed = Vec::with_capacity(count);
-        let last = core.logs.last(&core.author);
-        let (mut number, mut previous) = last.map_or((0, None), |r| (r.entry().number, Some(r.hash())));
+        // Not the log's end: that may have been forgotten.
+        let last = core.engine.heads().get(&core.author);
+        let (mut number, mut previous) = last.map_or((0, None), |head| (head.number, Some(head.hash)));
         for draft in drafts {
             number += 1;
             let record = Signed::sign(&self.keys, core.author.incarnation, number, previous, list, draft)?;

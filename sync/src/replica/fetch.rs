@@ -107,6 +107,11 @@ impl Inner {
             if matches!(outcome, Outcome::Lacks | Outcome::Wrong) && !says_so {
                 p.lacks.insert(root);
             }
+            match outcome {
+                Outcome::Lacks if !says_so && p.said.contains(&root) => drop(p.dropped.insert(root)),
+                Outcome::Whole => drop(p.said.remove(&root)),
+                _ => {}
+            }
         }
         match outcome {
             // It came to have it after it was asked.

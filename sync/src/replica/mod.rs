@@ -6,8 +6,12 @@
 
 mod audit;
 mod author;
+mod faults;
 mod fetch;
+mod forget;
+mod seen;
 mod serve;
+mod snapshot;
 mod start;
 mod status;
 mod steps;
@@ -37,6 +41,7 @@ use crate::record::{Author, Content};
 use crate::{bodies, log};
 
 pub use author::Observed;
+pub use faults::{Fault, Wrong};
 pub use start::Opened;
 pub use status::Status;
 
@@ -126,6 +131,8 @@ struct Inner {
     peers: Mutex<HashMap<DeviceId, Peer>>,
     /// The feeds that peers read here.
     feeds: Mutex<HashMap<DeviceId, tokio::task::AbortHandle>>,
+    /// Signed heads, and what was found out by them.
+    seen: Mutex<seen::Seens>,
     /// Authors of whom records were refused.
     refused: Mutex<HashSet<DeviceId>>,
     /// Files that were not what their records say, as far as they were told.
@@ -159,14 +166,18 @@ struct Core {
 #[derive(Default)]
 struct Peer {
     up: bool,
-    /// How far it has read, as far as it is known.
+    /// How far it has read, as far as it is known; and as it last said itself when it had sent all.
     heads: Heads,
+    told: Option<Heads>,
     feed: Option<tokio::task::AbortHandle>,
     /// Bodies that it did not have when asked.
     lacks: HashSet<Root>,
     /// Bodies that it is being asked for, and those of them that it said it has since.
     asked: HashSet<Root>,
     has: HashSet<Root>,
+    /// Wanted bodies that it said it has, and those of them that it does not give.
+    said: HashSet<Root>,
+    dropped: HashSet<Root>,
     /// Not asked for a body before this, after it broke off so many times.
     rest: Option<std::time::Instant>,
     broken: u32,
@@ -287,6 +298,7 @@ impl Replica {
             }
         }
         self.0.feeds.lock().drain().for_each(|(_, feed)| feed.abort());
+        self.0.seen.lock().save();
     }
 }
 

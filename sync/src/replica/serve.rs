@@ -1,6 +1,7 @@
 //! What this device answers its peers: the feed, bodies, chaining values. Any listed device may read: all of it is
 //! ciphertext and signed records.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
@@ -11,9 +12,10 @@ use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Limited, StreamBody};
 use hyper::body::{Frame as HttpFrame, Incoming};
 use hyper::{Method, Request, Response, StatusCode};
-use keymgr::ids::{DeviceId, Root};
+use keymgr::ids::{DeviceId, Incarnation, Root};
 use tokio::sync::mpsc;
 
+use super::snapshot::Outgoing;
 use super::{Inner, Replica};
 use crate::bodies::SMALL;
 use crate::engine::{Head, Heads};
@@ -206,7 +208,9 @@ impl Inner {
         let feed = {
             let mut core = self.core.lock();
             core.engine.handle_peer_heads(peer, &hello.heads);
-            Feed { sent: hello.heads, haves: core.haves_from + core.haves.len() as u64, list: None, told: None }
+            let haves = core.haves_from + core.haves.len() as u64;
+            let told = HashMap::new();
+            Feed { sent: hello.heads, haves, list: None, told: None, seen: told, asks: hello.snapshot, snapshot: None }
         };
         let feed = self.runtime.spawn(self.clone().feed_until_closed(peer, feed, tx)).abort_handle();
         // One for each peer: the newest.
@@ -243,7 +247,7 @@ impl Inner {
     }
 
     /// What this feed has not said yet, as frames. `None`: the peer is no longer on the list, or so far behind that it
-    /// must begin anew.
+    /// must begin anew, or nothing can be signed for it.
     fn frames(&self, peer: DeviceId, feed: &mut Feed) -> Option<Vec<u8>> {
         let mut frames = Vec::new();
         let list = self.list.borrow().clone();
@@ -257,12 +261,33 @@ impl Inner {
         }
         let (records, haves, heads) = {
             let core = self.core.lock();
-            let records = core.logs.since(&feed.sent, BATCH);
+            let covered = feed.sent.covers_all(core.engine.floor());
+            if feed.snapshot.is_none() && (!covered || std::mem::take(&mut feed.asks)) {
+                feed.snapshot = Some(self.outgoing(&core)?);
+            }
+            let records = if feed.snapshot.is_none() { core.logs.since(&feed.sent, BATCH) } else { Vec::new() };
             let skip = usize::try_from(feed.haves.checked_sub(core.haves_from)?).ok()?;
             let haves: Vec<Root> = core.haves.iter().skip(skip).copied().collect();
             feed.haves = core.haves_from + core.haves.len() as u64;
             (records, haves, core.engine.heads().clone())
         };
+        frames.extend(haves.chunks(1000).map(|roots| Frame::Have(roots.to_vec())));
+        if let Some(outgoing) = &mut feed.snapshot {
+            frames.extend(outgoing.statement.take().map(Frame::Snapshot));
+            let mut size = 0;
+            while size < BATCH
+                && let Some(record) = outgoing.records.next()
+            {
+                let body = self.in_line(&record);
+                size += record.bytes().len() + body.as_ref().map_or(0, Vec::len);
+                frames.push(Frame::Held { signed: record.bytes().to_vec(), body });
+            }
+            if size < BATCH {
+                feed.sent.merge(&outgoing.heads);
+                feed.snapshot = None;
+            }
+            return Some(bytes_of(&frames));
+        }
         let mut size = 0;
         for record in &records {
             let e = record.entry();
@@ -275,12 +300,24 @@ impl Inner {
                 break;
             }
         }
-        frames.extend(haves.chunks(1000).map(|roots| Frame::Have(roots.to_vec())));
-        if feed.told.as_ref() != Some(&heads) && records.is_empty() {
-            feed.told = Some(heads.clone());
-            frames.push(Frame::Heads(heads));
+        // After the records: who reads this has all that it covers.
+        if records.is_empty() {
+            for signed in self.seen.lock().all() {
+                let says = signed.says();
+                let told = (says.incarnation, says.number);
+                if says.device != peer
+                    && heads.covers_all(&says.heads)
+                    && feed.seen.insert(says.device, told) != Some(told)
+                {
+                    frames.push(Frame::Seen(signed.bytes().to_vec()));
+                }
+            }
+            if feed.told.as_ref() != Some(&heads) {
+                feed.told = Some(heads.clone());
+                frames.push(Frame::Heads(heads));
+            }
         }
-        Some(frames.iter().filter_map(wire::encode).flatten().collect())
+        Some(bytes_of(&frames))
     }
 
     /// A short body that this record set, if it is whole here.
@@ -300,6 +337,14 @@ struct Feed {
     haves: u64,
     list: Option<[u8; 32]>,
     told: Option<Heads>,
+    seen: HashMap<DeviceId, (Incarnation, u64)>,
+    /// The reader wants a snapshot, whatever it has.
+    asks: bool,
+    snapshot: Option<Outgoing>,
+}
+
+fn bytes_of(frames: &[Frame]) -> Vec<u8> {
+    frames.iter().filter_map(wire::encode).flatten().collect()
 }
 
 /// `bytes=FIRST-LAST`, as a range.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, watch};
 
+use super::seen::Seens;
 use super::{Config, Core, Error, Inner, Replica};
 use crate::bodies::Bodies;
 use crate::engine::Engine;
@@ -15,14 +16,15 @@ use crate::log::Logs;
 use crate::record::Author;
 use crate::scan;
 use keymgr::devices::Role;
+use keymgr::ids::{DeviceId, ShareId};
 use keymgr::keyring::Head;
 
 /// Logs that were opened before the session's mark is set: whether they hold a head.
 pub struct Opened(Logs);
 
 impl Opened {
-    pub fn open(store: &std::path::Path, share: keymgr::ids::ShareId) -> Result<Self, Error> {
-        Ok(Self(Logs::open(store, share)?))
+    pub fn open(store: &std::path::Path, share: ShareId, me: DeviceId) -> Result<Self, Error> {
+        Ok(Self(Logs::open(store, share, &me)?))
     }
 
     pub fn holds(&self, head: &Head) -> bool {
@@ -41,8 +43,15 @@ impl Replica {
         let tree = Tree::open(&store).map_err(io)?;
         let index = Index::open(&store)?;
         let mut engine = Engine::new(share, me, role == Role::Full);
+        let frontier = opened.0.frontier();
+        engine.restore(frontier.heads.clone(), frontier.floor.clone());
         for record in opened.0.records() {
             engine.handle_held(record.entry().clone());
+        }
+        engine.restore_doomed(frontier.doomed.iter().copied());
+        let seen = Seens::open(&store, share, me, incarnation);
+        for (device, heads) in seen.heads() {
+            engine.handle_peer_heads(device, heads);
         }
         for root in bodies.roots() {
             engine.handle_body(root);
@@ -103,6 +112,7 @@ impl Replica {
             fetch,
             peers: Mutex::default(),
             feeds: Mutex::default(),
+            seen: Mutex::new(seen),
             refused: Mutex::default(),
             damage: Mutex::default(),
             watcher: Mutex::default(),

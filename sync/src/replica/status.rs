@@ -18,6 +18,10 @@ pub struct Status {
     /// Devices whose records are refused: not on the list, or they may not write.
     pub refused: Vec<DeviceId>,
     pub notices: Vec<String>,
+    /// What devices did that no honest one does.
+    pub faults: Vec<super::Fault>,
+    /// What is held came from a blind device, and no full one has confirmed yet that it is all.
+    pub unconfirmed: bool,
 }
 
 pub struct PeerStatus {
@@ -61,10 +65,11 @@ impl Replica {
 
     pub fn status(&self) -> Status {
         let inner = &self.0;
-        let (wanted, conflicts) = {
+        let (wanted, conflicts, unconfirmed) = {
             let mut core = inner.core.lock();
-            (core.engine.wanted(), core.engine.conflicts().len() as u64)
+            (core.engine.wanted(), core.engine.conflicts().len() as u64, core.logs.frontier().unconfirmed)
         };
+        let faults = inner.faults();
         let peers = inner.peers.lock();
         let list = inner.list.borrow();
         let others = list.devices().filter(|d| d.public.id != inner.me);
@@ -85,6 +90,8 @@ impl Replica {
             damage: inner.damage.lock().clone(),
             refused: inner.refused.lock().iter().copied().collect(),
             notices: inner.notices.lock().clone(),
+            faults,
+            unconfirmed,
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use keymgr::ids::{Root, StoreName};
 use parking_lot::Mutex;
 
+use super::forget::{SIGN, TIDY, seconds};
 use super::{Core, Host, Inner, fetch};
 use crate::bodies::groups_of_file;
 use crate::engine::{DiskNode, Done, EntryId, Settled, Spot, Step, Unsettled};
@@ -22,20 +23,20 @@ const THIN: Duration = Duration::from_secs(3600);
 
 impl Inner {
     pub(super) fn step_until_end(self: Arc<Self>) {
-        let (mut stuck, mut thinned) = (false, None::<std::time::Instant>);
+        let (mut stuck, mut thinned, mut tidied) = (false, None::<Instant>, None::<Instant>);
+        let past = |last: Option<Instant>, pause| last.is_none_or(|at| at.elapsed() >= pause);
+        let mut signed = Instant::now();
         loop {
+            let unsigned = self.heads_are_due();
+            let pause = match (stuck, unsigned) {
+                (true, _) => AGAIN,
+                (_, true) => SIGN.saturating_sub(signed.elapsed()),
+                _ => TIDY,
+            };
             {
                 let mut work = self.step.0.lock();
-                while !work.due && !work.end {
-                    let waited = if stuck {
-                        self.step.1.wait_for(&mut work, AGAIN).timed_out()
-                    } else {
-                        self.step.1.wait(&mut work);
-                        false
-                    };
-                    if waited {
-                        break;
-                    }
+                if !work.due && !work.end {
+                    self.step.1.wait_for(&mut work, pause);
                 }
                 if work.end {
                     return;
@@ -52,8 +53,16 @@ impl Inner {
                 self.kick();
             }
             let _ = self.fetch.send(fetch::Event::Try);
-            if thinned.is_none_or(|t| t.elapsed() > THIN) {
-                thinned = Some(std::time::Instant::now());
+            if signed.elapsed() >= SIGN {
+                signed = Instant::now();
+                self.sign_heads(seconds(SystemTime::now()));
+            }
+            if past(tidied, TIDY) {
+                tidied = Some(Instant::now());
+                self.tidy(SystemTime::now());
+            }
+            if past(thinned, THIN) {
+                thinned = Some(Instant::now());
                 self.thin();
             }
         }

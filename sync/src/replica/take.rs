@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use keymgr::devices::DeviceList;
+use keymgr::devices::{DeviceList, Role};
 use keymgr::ids::DeviceId;
 
+use super::faults::Wrong;
+use super::snapshot::Incoming;
 use super::{Inner, fetch};
 use crate::bodies::SMALL;
 use crate::engine::{Head, Taken};
@@ -17,6 +19,8 @@ use crate::wire::{Decoder, Frame, Hello, unpack};
 /// The most authors (lives of devices) that a peer may claim to have read, twice over.
 const MAX_AUTHORS: usize = 8192;
 const MAX_REFUSED: usize = 20;
+/// Bodies that a peer may say it has, and that are not here.
+const MAX_SAID: usize = 10_000;
 
 /// A record, and the body that came with it.
 type Came = (Arc<Signed>, Option<Vec<u8>>);
@@ -28,6 +32,7 @@ impl Inner {
         let p = peers.entry(peer).or_default();
         p.up = true;
         p.lacks.clear();
+        p.told = None;
         (p.broken, p.rest) = (0, None);
         if let Some(old) = p.feed.replace(task) {
             old.abort();
@@ -65,60 +70,112 @@ impl Inner {
         }
     }
 
-    /// Frames that came together: one fsync for all their records.
-    fn take(self: &Arc<Self>, peer: DeviceId, frames: Vec<Frame>) -> Result<(), String> {
+    /// Frames that came together: one fsync for all records that follow one another. Those before a bad frame count.
+    fn take(
+        self: &Arc<Self>,
+        peer: DeviceId,
+        frames: Vec<Frame>,
+        incoming: &mut Option<Incoming>,
+    ) -> Result<(), String> {
         let mut records = Vec::new();
-        let outcome = self.sort(peer, frames, &mut records);
-        if !records.is_empty() {
-            self.take_records(peer, records)?;
+        for frame in frames {
+            if let Frame::Record { signed, body } = frame {
+                match self.came(peer, &signed, body) {
+                    Ok(came) => records.extend(came),
+                    Err(e) => {
+                        self.take_records(peer, std::mem::take(&mut records))?;
+                        return Err(e);
+                    }
+                }
+                continue;
+            }
+            // What is said of records counts for those before it.
+            self.take_records(peer, std::mem::take(&mut records))?;
+            self.take_frame(peer, frame, incoming)?;
         }
-        outcome
+        self.take_records(peer, records)
     }
 
-    /// Frames in their order; the records among them that may count. Those before a bad frame do.
-    fn sort(self: &Arc<Self>, peer: DeviceId, frames: Vec<Frame>, records: &mut Vec<Came>) -> Result<(), String> {
-        for frame in frames {
-            match frame {
-                Frame::List(bytes) => {
-                    let list = DeviceList::parse_and_verify(&bytes, &self.account)
-                        .map_err(|e| format!("a device list: {e}"))?;
-                    self.merge_list(&list);
-                }
-                Frame::Record { signed, body } => {
-                    let record = Signed::parse(&signed).map_err(|e| format!("a record: {e}"))?;
-                    if self.core.lock().engine.holds(&record.hash()) {
-                        continue;
-                    }
-                    match self.believe(peer, &record) {
-                        Ok(true) => {
-                            let body = body.map(|b| unpack(&b, SMALL as usize).ok_or("a body that cannot be"));
-                            records.push((Arc::new(record), body.transpose()?));
+    /// A record and its body, if it may count and is new.
+    fn came(self: &Arc<Self>, peer: DeviceId, signed: &[u8], body: Option<Vec<u8>>) -> Result<Option<Came>, String> {
+        let record = Signed::parse(signed).map_err(|e| format!("a record: {e}"))?;
+        if self.core.lock().engine.holds(&record.hash()) {
+            return Ok(None);
+        }
+        if !self.believe(peer, &record).map_err(|e| format!("a record: {e}"))? {
+            return Ok(None);
+        }
+        Ok(Some((Arc::new(record), unpacked(body)?)))
+    }
+
+    /// Any frame but a record.
+    fn take_frame(
+        self: &Arc<Self>,
+        peer: DeviceId,
+        frame: Frame,
+        incoming: &mut Option<Incoming>,
+    ) -> Result<(), String> {
+        match frame {
+            Frame::Record { .. } => {}
+            Frame::List(bytes) => {
+                let list =
+                    DeviceList::parse_and_verify(&bytes, &self.account).map_err(|e| format!("a device list: {e}"))?;
+                self.merge_list(&list);
+            }
+            Frame::Have(roots) => {
+                let lacking: Vec<bool> = {
+                    let core = self.core.lock();
+                    roots.iter().map(|root| !core.engine.has_body(root)).collect()
+                };
+                if let Some(p) = self.peers.lock().get_mut(&peer) {
+                    for (root, lacking) in roots.iter().zip(lacking) {
+                        p.lacks.remove(root);
+                        p.dropped.remove(root);
+                        if lacking && p.said.len() < MAX_SAID {
+                            p.said.insert(*root);
                         }
-                        Ok(false) => {}
-                        Err(e) => return Err(format!("a record: {e}")),
                     }
+                    // Its answer that it lacks it may still be on the way here.
+                    p.has.extend(roots.iter().filter(|root| p.asked.contains(*root)));
                 }
-                Frame::Have(roots) => {
-                    if let Some(p) = self.peers.lock().get_mut(&peer) {
-                        for root in &roots {
-                            p.lacks.remove(root);
-                        }
-                        // Its answer that it lacks it may still be on the way here.
-                        p.has.extend(roots.iter().filter(|root| p.asked.contains(*root)));
+                let _ = self.fetch.send(fetch::Event::Try);
+            }
+            Frame::Heads(heads) => {
+                if let Some(p) = self.peers.lock().get_mut(&peer) {
+                    if p.heads.len() + heads.len() > MAX_AUTHORS {
+                        return Err("heads of more authors than can be".into());
                     }
-                    let _ = self.fetch.send(fetch::Event::Try);
+                    p.heads.merge(&heads);
+                    p.told = Some(heads.clone());
                 }
-                Frame::Heads(heads) => {
-                    if let Some(p) = self.peers.lock().get_mut(&peer) {
-                        if p.heads.len() + heads.len() > MAX_AUTHORS {
-                            return Err("heads of more authors than can be".into());
-                        }
-                        p.heads.merge(&heads);
-                    }
+                if self.has_all(&heads) {
                     self.core.lock().engine.handle_peer_heads(peer, &heads);
+                } else {
+                    self.fault(peer, Wrong::Withholds);
+                    self.clip(peer);
                 }
             }
+            Frame::Seen(bytes) => self.take_seen(peer, &bytes)?,
+            Frame::Snapshot(bytes) => {
+                let begun = self.begin_snapshot(peer, &bytes)?;
+                return self.go_on(peer, begun, incoming);
+            }
+            Frame::Held { signed, body } => {
+                let Some(mut begun) = incoming.take() else { return Err("a record of no snapshot".into()) };
+                let record = Signed::parse(&signed).map_err(|e| format!("a record: {e}"))?;
+                let counts = self.believe(peer, &record).map_err(|e| format!("a record: {e}"))?;
+                self.held(peer, &mut begun, &record, unpacked(body)?.as_deref(), counts)?;
+                return self.go_on(peer, begun, incoming);
+            }
         }
+        Ok(())
+    }
+
+    fn go_on(self: &Arc<Self>, peer: DeviceId, begun: Incoming, incoming: &mut Option<Incoming>) -> Result<(), String> {
+        if begun.is_all_here() {
+            return self.end_snapshot(peer, begun);
+        }
+        *incoming = Some(begun);
         Ok(())
     }
 
@@ -143,6 +200,9 @@ impl Inner {
     }
 
     fn take_records(&self, peer: DeviceId, records: Vec<Came>) -> Result<(), String> {
+        if records.is_empty() {
+            return Ok(());
+        }
         if let Some(p) = self.peers.lock().get_mut(&peer) {
             for (record, _) in &records {
                 let e = record.entry();
@@ -204,6 +264,10 @@ impl Inner {
     }
 }
 
+fn unpacked(body: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, String> {
+    body.map(|b| unpack(&b, SMALL as usize).ok_or("a body that cannot be".into())).transpose()
+}
+
 /// Reads a peer's feed, and again where only the stream ended and not the link. Who sends what cannot be is not read on.
 async fn read_feed(inner: Arc<Inner>, peer: DeviceId) {
     let mut rest = Duration::from_secs(1);
@@ -222,8 +286,13 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
         inner.notice(why);
         Err(NotAgain)
     };
-    let heads = inner.core.lock().engine.heads().clone();
-    let hello = postcard::to_stdvec(&Hello { version: 1, heads }).unwrap_or_default();
+    let hello = {
+        let core = inner.core.lock();
+        let full = inner.list.borrow().get(&peer).is_some_and(|d| d.role == Role::Full);
+        let snapshot = full && core.logs.frontier().unconfirmed;
+        Hello { version: 1, heads: core.engine.heads().clone(), snapshot }
+    };
+    let hello = postcard::to_stdvec(&hello).unwrap_or_default();
     let request = hyper::Request::post(inner.at_peer("feed")).body(Bytes::from(hello));
     let Ok(request) = request else { return Err(NotAgain) };
     let response = match net.request(peer, request).await {
@@ -244,7 +313,7 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
     }
     let _ = inner.fetch.send(fetch::Event::Try);
     let mut body = response.into_body();
-    let mut decoder = Decoder::default();
+    let (mut decoder, mut incoming) = (Decoder::default(), None);
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
         let frames = match decoder.push(&data) {
@@ -253,10 +322,14 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
         };
         let at_work = inner.clone();
         // Signatures and fsyncs take a while: not on a thread that others wait for.
-        let taken = tokio::task::spawn_blocking(move || at_work.take(peer, frames)).await;
-        match taken {
-            Ok(Ok(())) => {}
-            Ok(Err(why)) => {
+        let mut begun = incoming.take();
+        let taken = tokio::task::spawn_blocking(move || {
+            let taken = at_work.take(peer, frames, &mut begun);
+            (taken, begun)
+        });
+        match taken.await {
+            Ok((Ok(()), begun)) => incoming = begun,
+            Ok((Err(why), _)) => {
                 return never(format!("{} sent {why}; its feed is not read on", inner.name_of(&peer)));
             }
             Err(_) => return Err(NotAgain),

@@ -26,7 +26,7 @@ use sync::engine::EntryId;
 use sync::install::{FOLDER_HEADER, header_name};
 use sync::link::http::{Client, Pace};
 use sync::link::{Body, Serve};
-use sync::replica::{Config, Error, Host, Inside, Observed, Opened, Peers, Replica};
+use sync::replica::{Config, Error, Host, Inside, Observed, Opened, Peers, Replica, Wrong};
 use sync::scan;
 use sync::shares::Shares;
 use tempfile::TempDir;
@@ -88,6 +88,15 @@ impl Lab {
         let lab = Self { runtime, account, share: ShareId::from_bytes([7; 16]), list, admin, hub };
         let devices = keys.into_iter().zip(devices).map(|(keys, (_, role))| Device::new(keys, *role)).collect();
         (lab, devices)
+    }
+
+    /// One more device on the list; those that run are told.
+    pub fn join(&mut self, name: &str, role: Role, running: &[&Device]) -> Device {
+        let keys = Arc::new(DeviceKeys::generate());
+        let listed = Listed::new(keys.public(), role, name, "", 0);
+        self.list = self.list.with_added(&*self.admin, listed).unwrap();
+        running.iter().for_each(|d| d.replica().take_list(&self.list));
+        Device::new(keys, role)
     }
 
     /// Links two devices, both ways, in all shares that both run.
@@ -365,7 +374,7 @@ impl Device {
             session: self.session,
             clean: self.clean,
         };
-        let opened = Opened::open(self.store(), lab.share).unwrap();
+        let opened = Opened::open(self.store(), lab.share, self.id()).unwrap();
         let replica = Replica::start(config, opened).unwrap();
         self.shares.set_net(Some(self.line(lab)));
         self.shares.add(&replica);
@@ -463,7 +472,18 @@ impl Device {
     pub fn logs(&self, lab: &Lab) -> BTreeMap<String, Vec<u8>> {
         let dir = self.store().join("records").join(lab.share.to_string());
         let logs = std::fs::read_dir(dir).unwrap().flatten();
-        logs.map(|e| (e.file_name().into_string().unwrap(), std::fs::read(e.path()).unwrap())).collect()
+        let named = logs.filter_map(|e| Some((e.file_name().into_string().ok()?, std::fs::read(e.path()).ok()?)));
+        named.filter(|(name, _)| name.ends_with(".log")).collect()
+    }
+
+    /// Bytes of all logs.
+    pub fn logged(&self, lab: &Lab) -> usize {
+        self.logs(lab).values().map(Vec::len).sum()
+    }
+
+    /// What was found out about others: (device, what).
+    pub fn faults(&self) -> Vec<(DeviceId, Wrong)> {
+        self.replica().status().faults.iter().map(|f| (f.device, f.what)).collect()
     }
 }
 
