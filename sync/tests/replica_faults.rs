@@ -174,7 +174,9 @@ fn n5_a_claim_to_have_seen_what_does_not_exist_holds_nobody_up() {
     claimed.raise(*heads.iter().next().unwrap().0, far);
     feed(&lab, evil, laptop, seen(&lab, evil, now(), &heads));
     let hello = Hello { version: 1, heads: claimed, snapshot: false };
-    let request = hyper::Request::post("/v1/feed").body(postcard::to_stdvec(&hello).unwrap().into()).unwrap();
+    let request = hyper::Request::post(format!("/v1/shares/{}/feed", lab.share))
+        .body(postcard::to_stdvec(&hello).unwrap().into())
+        .unwrap();
     let line = Line { hub: lab.hub.clone(), me: evil.id() };
     let answer = lab.runtime.block_on(line.request(laptop.id(), request)).unwrap();
     assert_eq!(answer.status(), 200);

@@ -49,10 +49,43 @@ def option(cut):
     return cut.take(32) if cut.varint() else None
 
 
+def heads(cut):
+    """How far each author was read: (device, incarnation) to number."""
+    out = {}
+    for _ in range(cut.varint()):
+        author = cut.take(32).hex(), cut.take(8).hex()
+        out[author] = cut.varint()
+        cut.take(32)
+    return out
+
+
+def frontier(folder, share):
+    """What was forgotten: how far the logs went then, and the records in them that count no more."""
+    try:
+        with open(os.path.join(folder, "frontier"), "rb") as f:
+            raw = f.read()
+    except FileNotFoundError:
+        return {}, set()
+    cut = Cut(raw[:-64])
+    need(cut.number(1) == 0x81 and cut.take(16) == share, "another share's frontier")
+    device = cut.take(32)
+    read, _floor = heads(cut), heads(cut)
+    gone, _doomed = [{cut.take(32) for _ in range(cut.varint())} for _ in range(2)]
+    need(cut.number(1) in (0, 1) and not cut.raw, "bytes after a frontier")
+    try:
+        Ed25519PublicKey.from_public_bytes(device).verify(raw[-64:], b"\x10kith.v1 snapshot" + raw[:-64])
+    except InvalidSignature:
+        need(False, "a frontier's signature")
+    return read, gone
+
+
 def load(store, share):
-    """All records of a share, each log checked: frames, numbers, the chain of hashes, signatures."""
+    """All records of a share that count, each log checked: frames, numbers, the chain of hashes, signatures."""
     out, folder = [], os.path.join(store, "records", share.hex())
+    read, gone = frontier(folder, share)
     for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if name in ("frontier", "seen"):
+            continue
         match = re.fullmatch(r"([0-9a-f]{64})-([0-9a-f]{16})\.log", name)
         need(match, f"{name} in records/")
         with open(os.path.join(folder, name), "rb") as f:
@@ -65,8 +98,12 @@ def load(store, share):
             need(len(body) == length and blake3(body).digest(8) == raw[at + 4:at + 12], "a frame cut off or changed")
             record, at = Record(body), at + 12 + length
             need((record.device.hex(), record.incarnation.hex()) == match.groups() and record.share == share, "another's record in a log")
-            need(record.number == (before.number + 1 if before else 1) and record.previous == (before.hash if before else None), "a gap in a log")
-            out.append(record)
+            if record.number == (before.number + 1 if before else 1):
+                need(record.previous == (before.hash if before else None), "a log's chain")
+            else:
+                need(record.number - 1 <= read.get(match.groups(), 0), "a gap in a log")
+            if record.hash not in gone:
+                out.append(record)
             before = record
     return out
 
