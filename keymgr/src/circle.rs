@@ -345,3 +345,53 @@ impl std::fmt::Debug for Circle {
         f.debug_struct("Circle").field("version", &self.version()).field("members", &members).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::AccountKey;
+    use crate::device::DeviceSecrets;
+    use crate::secret::Secret32;
+
+    /// Of the account n, with one device of such seeds.
+    fn party(n: u8) -> (DeviceKeys, DeviceList) {
+        let secrets = DeviceSecrets { sign: [n; 32], tls: [n + 1; 32], receive: [n + 2; 32] };
+        let device = DeviceKeys::from_secrets(&secrets);
+        let account = AccountKey::from_secret(&Secret32::from_bytes([n + 3; 32]));
+        let listed = Listed::new(device.public(), Role::Full, "laptop", "", 1);
+        let list = DeviceList::create(&account, &device, listed).unwrap();
+        (device, list)
+    }
+
+    #[test]
+    fn vectors() {
+        use crate::vectors::hex;
+        let ((owner, owners), (guest, guests), (_, third)) = (party(1), party(11), party(21));
+        let act = Act::Found { format: 1, jid: "me@a.test".into(), salt: [9; 16], now: 1_790_000_000 };
+        let founded = MemberList::founded(owners.account(), &owner, act);
+        let member = |list: &DeviceList, may_invite| Member {
+            account: list.account(),
+            jid: "alice@b.test".into(),
+            access: if may_invite { Access::Writer } else { Access::Reader },
+            may_invite,
+            added: 1_790_000_001,
+        };
+        let circle = Circle::of_share(founded.clone(), [owners]);
+        let mut circle = circle.with_member(&owner, member(&guests, true)).unwrap();
+        circle.learn(guests.clone()).unwrap();
+        let circle = circle.with_member(&guest, member(&third, false)).unwrap();
+        let circle = circle.with_vouched(&owner, owner.id()).unwrap();
+        let circle = circle.with_removed(&owner, guests.account()).unwrap();
+        let made = serde_json::json!({
+            "about": "accounts of the seeds 01, 11 and 21 (device seeds n, n+1, n+2, account n+3); \
+                      the values stand in keymgr/src/circle.rs",
+            "share": founded.share().to_string(),
+            "founded": hex(&founded.to_bytes()),
+            "list": hex(&circle.members().unwrap().to_bytes()),
+            "list hash": hex(&circle.members().unwrap().hash()),
+            "circle hash": hex(&circle.hash()),
+            "removals": hex(&circle.removals()),
+        });
+        crate::vectors::check("members", made);
+    }
+}

@@ -112,3 +112,41 @@ impl Contacts {
         self.0.retain(|c| c.jid != jid);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devices::{Listed, Role};
+
+    fn list() -> (Keyring, DeviceList) {
+        let ring = Keyring::first("laptop", "a@a.test", 1).unwrap();
+        let list = ring.list.clone().unwrap();
+        (ring, list)
+    }
+
+    #[test]
+    fn n8_another_account_key_under_a_known_address_replaces_nothing() {
+        let ((theirs, first), (_, other), (mut mine, _)) = (list(), list(), list());
+        let mut contacts = Contacts::of(&mine);
+        assert_eq!(contacts.saw("a@a.test", &first), Ok(Seen::First));
+        assert_eq!(contacts.saw("a@a.test", &first), Ok(Seen::Known));
+        assert!(contacts.verify("a@a.test", &first));
+        assert_eq!(contacts.saw("a@a.test", &other), Ok(Seen::Changed));
+        let contact = contacts.get("a@a.test").unwrap();
+        assert_eq!((contact.account, contact.changed), (first.account(), Some(other.account())));
+        // A device more is no other account.
+        let pi = Listed::new(crate::device::DeviceKeys::generate().public(), Role::Blind, "pi", "", 1);
+        let more = first.with_added(&theirs.device, pi).unwrap();
+        assert_eq!(contacts.saw("a@a.test", &more), Ok(Seen::Newer));
+        assert_eq!(contacts.saw("a@a.test", &first), Ok(Seen::Known), "an old list shown again");
+        assert_eq!(contacts.get("a@a.test").unwrap().devices(), Ok(more));
+        contacts.keep(&mut mine);
+        assert_eq!(Contacts::of(&mine), contacts);
+        // Only the account that was seen can take its place, and only by a person's word.
+        let (_, third) = list();
+        assert!(!contacts.verify("a@a.test", &third) && !contacts.verify("b@b.test", &third));
+        assert!(contacts.verify("a@a.test", &other));
+        let contact = contacts.get("a@a.test").unwrap();
+        assert_eq!((contact.account, contact.changed, contact.verified), (other.account(), None, true));
+    }
+}

@@ -111,7 +111,7 @@ impl MemberList {
         Ok(Self::founded(owner.account(), admin, act))
     }
 
-    fn founded(owner: AccountId, admin: &DeviceKeys, act: Act) -> Self {
+    pub(crate) fn founded(owner: AccountId, admin: &DeviceKeys, act: Act) -> Self {
         // The share's id is not known inside of what it is the hash of.
         let share = ShareId::from_bytes([0; ShareId::LEN]);
         let founding = Statement::sign(
@@ -344,7 +344,8 @@ struct Wire {
 /// union are the smallest of each part's smallest, and what comes before a statement is smaller than it, so merging
 /// stays indifferent to order and chains stay whole.
 fn cap(statements: &mut BTreeMap<Hash, Statement>, owner: &AccountId) {
-    let mut by_author: BTreeMap<(AccountId, Option<DeviceId>), Vec<(u64, Hash)>> = BTreeMap::new();
+    type Author = (AccountId, Option<DeviceId>);
+    let mut by_author: BTreeMap<Author, Vec<(u64, Hash)>> = BTreeMap::new();
     for s in statements.values() {
         let device = (s.body.account == *owner).then_some(s.body.author);
         by_author.entry((s.body.account, device)).or_default().push((s.body.number, s.hash));

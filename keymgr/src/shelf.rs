@@ -303,3 +303,33 @@ fn signed((record, to, by): &Key, wrapped: &Wrapped) -> Vec<u8> {
     let wrapped = postcard::to_allocvec(wrapped).unwrap_or_default();
     [record.as_slice(), to.as_bytes(), by.as_bytes(), &wrapped].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::account::AccountKey;
+    use crate::device::DeviceSecrets;
+    use crate::devices::{DeviceList, Role};
+    use crate::secret::Secret32;
+
+    /// A wrap has randomness of its own, so what is frozen is read, not made.
+    #[test]
+    fn a_frozen_shelf_is_read() {
+        let device = DeviceKeys::from_secrets(&DeviceSecrets { sign: [1; 32], tls: [2; 32], receive: [3; 32] });
+        let account = AccountKey::from_secret(&Secret32::from_bytes([4; 32]));
+        let listed = Listed::new(device.public(), Role::Full, "laptop", "", 1);
+        let circle = Circle::of_account(DeviceList::create(&account, &device, listed).unwrap());
+        let share = ShareId::from_bytes([5; 16]);
+        let frozen = crate::vectors::frozen("shelf");
+        let bytes = data_encoding::HEXLOWER.decode(frozen["bytes"].as_str().unwrap().as_bytes()).unwrap();
+        let shelf = Shelf::parse(&bytes, &share).unwrap();
+        assert_eq!(shelf.to_bytes(), bytes);
+        assert_eq!(crate::vectors::hex(&shelf.hash()), frozen["hash"].as_str().unwrap());
+        let mut keys = ShareKeys::empty(share);
+        assert!(shelf.open(&device, &circle, &mut keys));
+        assert_eq!(keys.epochs().map(|e| u64::from(e.0)).collect::<Vec<_>>(), [1, frozen["epoch"].as_u64().unwrap()]);
+        assert!(keys.key(Epoch::FIRST).unwrap() == &Secret32::from_bytes([6; 32]));
+        let current = keys.key(keys.current()).unwrap();
+        assert_eq!(crate::vectors::hex(current.expose()), frozen["key"].as_str().unwrap());
+    }
+}

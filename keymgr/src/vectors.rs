@@ -9,9 +9,13 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(bytes)
 }
 
+/// What the file has under this name.
+pub(crate) fn frozen(name: &str) -> Value {
+    let all: Value = serde_json::from_str(FILE).unwrap();
+    all.get(name).unwrap_or_else(|| panic!("no vector {name}")).clone()
+}
+
 /// What the file has under this name must be what the code makes now.
 pub(crate) fn check(name: &str, made: Value) {
-    let all: Value = serde_json::from_str(FILE).unwrap();
-    let frozen = all.get(name).unwrap_or_else(|| panic!("no vector {name}"));
-    assert_eq!(frozen, &made, "{name}: made now: {made:#}");
+    assert_eq!(frozen(name), made, "{name}: made now: {made:#}");
 }
