@@ -14,6 +14,7 @@
 
 mod copy;
 mod read;
+mod renew;
 pub mod roots;
 mod write;
 

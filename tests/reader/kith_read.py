@@ -6,6 +6,8 @@
     kith_read.py [--keys DIR] (--passfile FILE | --keyfile FILE) STORE extract FOLDER
     kith_read.py [--keys DIR] (--passfile FILE | --keyfile FILE) STORE verify
 
+With `--share ID` all this is of another share than the root share, whose store is STORE/shares/ID.
+
 `verify` compares the store with its records: every file's length and root, and that no entry is missing or too many.
 `list` prints a line for each entry: kind, mode, size, path (escaped), and for a junction the share's id. What is refused is told on standard error, and the
 exit code is then 1. Without `verify` an older version put back whole passes, as it does with any backup tool.
@@ -191,6 +193,7 @@ def main():
     parser.add_argument("--keys")
     parser.add_argument("--passfile")
     parser.add_argument("--keyfile")
+    parser.add_argument("--share", type=bytes.fromhex)
     parser.add_argument("store")
     parser.add_argument("what", choices=["list", "cat", "extract", "verify"])
     parser.add_argument("path", nargs="?")
@@ -206,12 +209,14 @@ def main():
         parser.error("--passfile or --keyfile")
     try:
         root, shares = kith_vault.open_vault(args.store, args.keys, **secret)
-        fmt.need(root in shares, "this device holds no key of the root share")
+        share = args.share or root
+        fmt.need(share in shares, "this device holds no key of the share")
     except fmt.Refused as why:
         sys.exit(f"refused: {why}")
-    tree, found = Tree(args.store, shares[root]), False
+    store = os.path.join(args.store, "shares", share.hex()) if share != root else args.store
+    tree, found = Tree(store, shares[share]), False
     if args.what == "verify":
-        sys.exit(verify(args.store, root, tree))
+        sys.exit(verify(store, share, tree))
     for entry in tree.entries():
         mode = true_mode(entry.disk)
         if args.what == "list":

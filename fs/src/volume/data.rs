@@ -158,6 +158,19 @@ impl Inner {
         groups: impl Fn(&crate::content::Content) -> std::ops::Range<u32>,
         change: impl FnOnce(&mut crate::content::Content) -> Result<(), crate::content::Error>,
     ) -> Result<()> {
+        self.change_file(file, groups, |state| {
+            state.mtime_moved = self.kernel_times.load(Ordering::Relaxed) && file.kind == Kind::File;
+            Ok(change(state.content_mut()?)?)
+        })
+    }
+
+    /// As [`Self::change_content`], with the times left to `change`.
+    pub fn change_file(
+        &self,
+        file: &Arc<FileNode>,
+        groups: impl Fn(&crate::content::Content) -> std::ops::Range<u32>,
+        change: impl FnOnce(&mut FileState) -> Result<()>,
+    ) -> Result<()> {
         let mut state = file.state.write();
         loop {
             if state.content.is_none() {
@@ -175,9 +188,8 @@ impl Inner {
             state = file.state.write();
         }
         state.touch();
-        state.mtime_moved = self.kernel_times.load(Ordering::Relaxed) && file.kind == Kind::File;
         self.note_dirty_file(file.ino, &state);
-        let done = change(state.content_mut()?);
+        let done = change(&mut state);
         let closed = state.opens == 0;
         if closed {
             state.settled = state.changes;
@@ -187,7 +199,7 @@ impl Inner {
         if closed {
             self.feed.changed();
         }
-        done.map_err(|e| self.tell(file, e.into()))
+        done.map_err(|e| self.tell(file, e))
     }
 
     /// Opens the content for a moment, if nobody has it open.

@@ -108,7 +108,7 @@ impl FileState {
     }
 
     /// What a program is shown as modification time, the disk having this one.
-    fn shown_mtime(&self, disk: Nanos) -> Nanos {
+    pub fn shown_mtime(&self, disk: Nanos) -> Nanos {
         self.mtime.filter(|_| self.mtime_moved).unwrap_or(disk)
     }
 

@@ -18,6 +18,7 @@ mod loading;
 mod mend;
 mod meta;
 mod names;
+mod reencrypt;
 mod rename;
 pub(crate) mod tree;
 

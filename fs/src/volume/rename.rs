@@ -115,7 +115,13 @@ impl Inner {
         Ok(())
     }
 
-    fn move_entry(&self, tree: &mut Tree, from: (u64, &[u8], &Entry), to: (u64, Entry), how: Rename) -> Result<()> {
+    pub(super) fn move_entry(
+        &self,
+        tree: &mut Tree,
+        from: (u64, &[u8], &Entry),
+        to: (u64, Entry),
+        how: Rename,
+    ) -> Result<()> {
         let ((parent, name, source), (new_parent, mut entry)) = (from, to);
         entry.disk = source.disk;
         let old = tree.path_at(parent, &source.store)?;

@@ -55,12 +55,12 @@ impl Carving {
         let recorded = record.as_ref().and_then(|r| r.groups.clone()).unwrap_or_default();
         let (groups, list) = roots::update(to.as_ref(), &recorded, &changed).map_err(Error::io(&at.path))?;
         let length = to.length().map_err(Error::io(&at.path))?;
-        let stat = attrs::stat(disk.as_ref()).map_err(Error::io(&path))?;
+        let mut stat = attrs::stat(disk.as_ref()).map_err(Error::io(&path))?;
+        stat.mtime = file.state.read().shown_mtime(stat.mtime);
         let xattrs = attrs::read_xattrs(disk.as_ref(), &inner.keys(), file.id.as_bytes()).map_err(Error::io(&path))?;
         self.dress(to.as_ref(), id.as_bytes(), &xattrs, &stat, false).map_err(Error::io(&at.path))?;
         let before = record.map(|record| record.root).filter(|_| !detached);
-        let links = if stat.links > 1 { stat.links } else { 1 };
-        Ok((links, CarvedFile { file: id, before, root: groups.root(), length, changed: list }))
+        Ok((stat.links, CarvedFile { file: id, before, root: groups.root(), length, changed: list }))
     }
 
     /// The page keys that the file's pages are under. `None`: they are more than a header holds.

@@ -32,10 +32,10 @@ pub struct Carved {
 }
 
 impl Carving {
-    /// The folder becomes the share, or nothing happens: [`Error::Busy`] where a program has a file in it open for
-    /// writing. What was made moves to a folder beside it that is named by the share's id; the folder itself goes to
+    /// The folder becomes the share, or nothing happens and it can be tried again: [`Error::Busy`] where a program has a
+    /// file in it open for writing. What was made moves to a folder beside it that is named by the share's id; the folder itself goes to
     /// `versions/trash/`. All of it is durable when this returns. No observation may be on its way to the records.
-    pub fn commit(mut self) -> Result<Carved> {
+    pub fn commit(&mut self) -> Result<Carved> {
         let volume = self.volume.clone();
         // Most of what is left is done before the gate closes.
         self.walk(false, &mut |_| true)?;

@@ -164,7 +164,7 @@ impl World {
     fn carve(&self, volume: &Volume) -> Result<()> {
         let d = volume.lookup(ROOT, b"d")?.ino;
         let at = self.share().with_extension("new");
-        let carving = volume.carve_on(d, Arc::new(self.disk.clone()), &at, &self.new, |_| true)?;
+        let mut carving = volume.carve_on(d, Arc::new(self.disk.clone()), &at, &self.new, |_| true)?;
         carving.commit().map(drop)
     }
 
