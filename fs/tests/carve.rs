@@ -23,15 +23,15 @@ use keymgr::secret::Secret32;
 use keymgr::share::ShareKeys;
 
 /// The share that a folder of a vault becomes.
-struct New {
+struct Coming {
     keys: ShareKeys,
     book: Arc<Book>,
     ear: Arc<Ear>,
     shares: PathBuf,
 }
 
-impl New {
-    fn new(vault: &Vault) -> Self {
+impl Coming {
+    fn of(vault: &Vault) -> Self {
         let shares = vault.store().join("shares");
         disk::create_dir(&shares).unwrap();
         Self { keys: ShareKeys::create(ShareId::random()), book: Arc::default(), ear: Arc::default(), shares }
@@ -122,7 +122,7 @@ fn a_folder_becomes_a_share_while_programs_use_it() {
     let plain = vault.dir.path().join("plain");
     disk::create_dir(&plain).unwrap();
     sample(&plain);
-    let new = New::new(&vault);
+    let new = Coming::of(&vault);
     let volume = vault.open(true);
     let forest = Forest::new(volume.clone());
     let mount = vault.mount_forest(&forest);
@@ -257,7 +257,7 @@ fn a_folder_becomes_a_share_while_programs_use_it() {
 #[test]
 fn a_file_with_a_name_outside_becomes_another_and_pages_under_many_keys_are_sealed_anew() {
     let mut vault = Vault::new();
-    let new = New::new(&vault);
+    let new = Coming::of(&vault);
     let volume = vault.open(true);
     let folder = volume.mkdir(ROOT, b"d", 0o755, Who::me()).unwrap().ino;
     let put = |parent: u64, name: &[u8], data: &[u8]| {
@@ -323,7 +323,7 @@ fn a_file_with_a_name_outside_becomes_another_and_pages_under_many_keys_are_seal
 #[test]
 fn what_cannot_become_a_share_says_so() {
     let vault = Vault::new();
-    let new = New::new(&vault);
+    let new = Coming::of(&vault);
     let volume = vault.open(true);
     let folder = volume.mkdir(ROOT, b"d", 0o755, Who::me()).unwrap().ino;
     for name in ["1", "2", "3"] {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use common::{Vault, Watchdog};
 use fs::content::Kind;
-use fs::volume::{DirEntry, OpenHow, ROOT, SetAttr, Shown, Volume, Who};
+use fs::volume::{Device, DirEntry, OpenHow, ROOT, SetAttr, Shown, Volume, Who};
 use keymgr::ids::{Epoch, ShareId};
 use keymgr::secret::Secret32;
 use keymgr::share::ShareKeys;
@@ -84,7 +84,7 @@ fn all_is_under_the_newest_key_after_it_and_shows_the_same() {
     put(&volume, ROOT, b"empty", 0, b"");
     volume.link(a, ROOT, b"link").unwrap();
     volume.symlink(d, b"symlink", b"../x", Who::me()).unwrap();
-    volume.mknod(d, b"fifo", Kind::Fifo, 0o400, Who::me()).unwrap();
+    volume.mknod(d, b"fifo", Kind::Fifo, 0o400, Device::default(), Who::me()).unwrap();
     volume.make_junction(d, b"share", ShareId::random()).unwrap();
     volume.setxattr(a, b"user.a", b"1", 0).unwrap();
     volume.setxattr(d, b"user.d", b"2", 0).unwrap();

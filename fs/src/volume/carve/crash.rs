@@ -142,6 +142,8 @@ impl World {
         volume.link(outside, ROOT, b"in the parent").unwrap();
         volume.symlink(e, b"symlink", b"../a", Who::me()).unwrap();
         volume.mknod(e, b"fifo", Kind::Fifo, 0o400, Device::default(), Who::me()).unwrap();
+        let device = Device { major: 8, minor: 1 };
+        volume.mknod(e, b"device", Kind::Block, 0o600, device, Who::me()).unwrap();
         volume.make_junction(e, b"nested", NESTED).unwrap();
         volume.setxattr(a, b"user.a", b"1", 0).unwrap();
         volume.setxattr(e, b"user.e", b"2", 0).unwrap();
@@ -226,7 +228,7 @@ fn show(volume: &Volume, folder: u64) -> BTreeMap<String, String> {
     let mut next = vec![(folder, String::new())];
     while let Some((ino, at)) = next.pop() {
         let attr = volume.getattr(ino).unwrap();
-        let mut text = format!("{:?} {:o} {} {}", attr.kind, attr.mode, attr.size, attr.mtime);
+        let mut text = format!("{:?} {:o} {} {} {:?}", attr.kind, attr.mode, attr.size, attr.mtime, attr.device);
         if !matches!(attr.kind, Shown::Share(_)) {
             for name in volume.listxattr(ino).unwrap() {
                 text += &format!(" {name:?}={:?}", volume.getxattr(ino, &name).unwrap());
