@@ -279,6 +279,7 @@ impl Inner {
         if state.changes != changes || state.damaged {
             return Ok(None);
         }
+        self.read(file, &mut state, Some(&path))?;
         let disk = self.disk_of(&state, Some(&path))?;
         let mut changed = std::mem::take(&mut state.changed);
         if let Some(observing) = state.observing.take() {
@@ -299,9 +300,8 @@ impl Inner {
             .map_err(Error::refused(&path))?;
         let length = stat.length;
         // From now on its changes are listed first, as those of what is recorded: the record of this may come after them.
+        // What is on the list already stays there until the session ends.
         state.recorded = u32::try_from(count(length)).ok();
-        state.listed = Default::default();
-        state.listed_attrs = false;
         let observed = ObservedFile {
             file: file.id,
             kind: file.kind,

@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use keymgr::ids::{FileId, NodeId, Root, StoreName};
 use keymgr::root::Groups;
 
+use crate::content::Kind;
+
 /// What an entry of a folder is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum EntryId {
@@ -37,6 +39,10 @@ pub struct RecordedFile {
 pub trait Records: Send + Sync {
     /// `None`: not recorded.
     fn file(&self, file: FileId) -> Option<RecordedFile>;
+    /// What kind of file that is, where it is recorded: with it a listing needs no header.
+    fn kind(&self, _file: FileId) -> Option<Kind> {
+        None
+    }
     /// What lies in the directory that holds this folder's header, under all of its headers. `None`: not recorded.
     ///
     /// A directory with several headers stands in its parent's list once for each of them, under one name.

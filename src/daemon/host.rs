@@ -19,6 +19,16 @@ impl Records for FromReplica {
         Some(RecordedFile { length: content.length, root: content.root, groups })
     }
 
+    fn kind(&self, file: FileId) -> Option<fs::content::Kind> {
+        match self.0.disk_kind(&file)? {
+            sync::record::Kind::Folder => None,
+            sync::record::Kind::File => Some(fs::content::Kind::File),
+            sync::record::Kind::Symlink => Some(fs::content::Kind::Symlink),
+            sync::record::Kind::Fifo => Some(fs::content::Kind::Fifo),
+            sync::record::Kind::Socket => Some(fs::content::Kind::Socket),
+        }
+    }
+
     fn folder(&self, node: NodeId) -> Option<Vec<(StoreName, FsId)>> {
         let entries = self.0.disk_folder(&node)?;
         Some(entries.into_iter().map(|(name, id)| (name, to_fs(id))).collect())

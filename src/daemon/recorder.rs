@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fs::observe::Observation;
 use fs::volume::Volume;
@@ -13,6 +13,10 @@ use super::host::{Ears, to_sync};
 
 /// How long something that has not settled is left alone before it is looked at again.
 const UNSETTLED: Duration = Duration::from_secs(1);
+/// After it recorded, it rests for so many times as long as that took, and at most for the second: a save is recorded at
+/// once, and what goes on and on leaves the disk and the processor to the programs.
+const REST: u32 = 4;
+const MOST_REST: Duration = Duration::from_millis(500);
 
 /// The thread that records, until it is told to end.
 pub struct Recorder {
@@ -32,11 +36,18 @@ impl Recorder {
                 if ends.load(Ordering::Acquire) {
                     return;
                 }
+                let begun = Instant::now();
                 if let Err(e) = record(&volume, &replica) {
                     replica.notice(format!("What was written could not be recorded yet: {e}"));
                     // Tried again at the next change, and in any case after a while: a full disk gets room again.
                     std::thread::sleep(UNSETTLED);
                     heard.wake();
+                }
+                let rested = Instant::now() + (begun.elapsed() * REST).min(MOST_REST);
+                while !ends.load(Ordering::Acquire)
+                    && let Some(left) = rested.checked_duration_since(Instant::now()).filter(|left| !left.is_zero())
+                {
+                    std::thread::park_timeout(left);
                 }
             }
         };
@@ -49,6 +60,7 @@ impl Recorder {
         self.end.store(true, Ordering::Release);
         self.ears.wake();
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             let _ = thread.join();
         }
     }

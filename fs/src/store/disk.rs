@@ -57,10 +57,14 @@ impl Disk {
 
     /// The folder that holds `path`, and the last part of it. The last part is never resolved by the callers.
     fn parent<'a>(&self, path: &'a Path) -> io::Result<(OwnedFd, &'a OsStr)> {
-        let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let name = name_of(path)?;
         let parent = path.parent().unwrap_or(Path::new(""));
         Ok((self.at(parent, OFlag::O_PATH | OFlag::O_DIRECTORY, 0)?, name))
     }
+}
+
+fn name_of(path: &Path) -> io::Result<&OsStr> {
+    path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
 impl Store for Disk {
@@ -99,13 +103,16 @@ impl Store for Disk {
     }
 
     fn rename(&self, from: &Path, to: &Path, how: Rename) -> io::Result<()> {
-        let ((from, old), (to, new)) = (self.parent(from)?, self.parent(to)?);
+        let same = from.parent() == to.parent();
+        let (parent, old) = self.parent(from)?;
+        let (other, new) = if same { (None, name_of(to)?) } else { self.parent(to).map(|(fd, name)| (Some(fd), name))? };
+        let target = other.as_ref().unwrap_or(&parent);
         let flags = match how {
             Rename::Over => RenameFlags::empty(),
             Rename::NoReplace => RenameFlags::RENAME_NOREPLACE,
             Rename::Exchange => RenameFlags::RENAME_EXCHANGE,
         };
-        Ok(nix::fcntl::renameat2(&from, old, &to, new, flags)?)
+        Ok(nix::fcntl::renameat2(&parent, old, target, new, flags)?)
     }
 
     fn link(&self, from: &Path, to: &Path) -> io::Result<()> {

@@ -9,32 +9,47 @@ use keymgr::ids::{Locator, NodeId, StoreName};
 use super::Inner;
 use super::error::{Error, Result};
 use super::file::{FileNode, FileState};
-use super::tree::{Entry, Place, Tree};
+use super::tree::{Entry, Folder, Place, Tree};
 use crate::format::folder;
 use crate::format::header::AT_LOCATOR;
 use crate::format::locator::OTHERS;
 use crate::session::Item;
 
+/// How many folders are listed at once, at most.
+const MOST_AHEAD: usize = 64;
+
 impl Inner {
-    /// Before the entries of these folders change: those that are recorded go on the list, durably, together.
+    /// Before the entries of these folders change: those that are recorded go on the list, durably, together, and with them
+    /// some that come next, twice as many each time: who works through a tree waits for few fsyncs.
     pub fn intend_folders(&self, tree: &mut Tree, folders: &[u64]) -> Result<()> {
-        let mut items = Vec::new();
         let mut listed = Vec::new();
         for ino in folders {
-            let folder = tree.folder(*ino)?;
-            if folder.listed || listed.contains(ino) {
-                continue;
-            }
-            if folder.observed || folder.headers.iter().any(|(node, _)| self.records.has_folder(*node)) {
-                items.extend(folder.headers.iter().map(|(node, _)| Item::Folder(*node)));
+            if !listed.contains(ino) && self.is_unlisted(tree.folder(*ino)?) {
                 listed.push(*ino);
             }
+        }
+        let Some(first) = listed.first().copied() else { return Ok(()) };
+        let step = (tree.list_step * 2).clamp(1, MOST_AHEAD);
+        tree.list_step = step;
+        for next in following(tree, first, step - 1) {
+            // Only what was checked against its record is ever listed.
+            if !listed.contains(&next) && tree.folder(next).is_ok_and(|f| f.listing.is_some() && self.is_unlisted(f)) {
+                listed.push(next);
+            }
+        }
+        let mut items = Vec::new();
+        for ino in &listed {
+            items.extend(tree.folder(*ino)?.headers.iter().map(|(node, _)| Item::Folder(*node)));
         }
         self.session.intend(&items, true).map_err(Error::io(Path::new("session/list")))?;
         for ino in listed {
             tree.folder_mut(ino)?.listed = true;
         }
         Ok(())
+    }
+
+    fn is_unlisted(&self, folder: &Folder) -> bool {
+        !folder.listed && (folder.observed || folder.headers.iter().any(|(node, _)| self.records.has_folder(*node)))
     }
 
     /// The entries of a folder changed.
@@ -155,6 +170,9 @@ impl Inner {
             return Ok(());
         }
         let stat = self.stat_file(&mut state, Some(path))?;
+        if let Some(unread) = &mut state.unread {
+            *unread = *at;
+        }
         let disk = match &mut state.content {
             Some(content) => {
                 content.set_locator(at)?;
@@ -209,6 +227,16 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// The folders of the table that stand after this one in its parent, as many as were asked for.
+fn following(tree: &Tree, ino: u64, most: usize) -> Vec<u64> {
+    let Ok(Folder { place: Some(place), .. }) = tree.folder(ino) else { return Vec::new() };
+    let Ok(listing) = tree.listing(place.parent) else { return Vec::new() };
+    let Some(shown) = listing.shown.get(&place.store) else { return Vec::new() };
+    let after = (std::ops::Bound::Excluded(shown.as_slice()), std::ops::Bound::Unbounded);
+    let folders = listing.entries.range::<[u8], _>(after).map(|(_, e)| e).filter(|e| e.folder && e.ino != 0);
+    folders.map(|e| e.ino).take(most).collect()
 }
 
 /// The part of `groups` that is recorded and not on the list yet.

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use keymgr::ids::{Epoch, FileId, LineageId};
+use keymgr::ids::{Epoch, FileId, LineageId, Locator};
 use parking_lot::{RwLock, RwLockWriteGuard};
 
 use super::error::{Error, Result};
 use super::{Inner, attrs};
 use crate::content::{Changed, Content, Expected, Kind};
+use crate::format::locator::OTHERS;
 use crate::session::ListedGroups;
 use crate::store::{File, Nanos, Stat};
 
@@ -35,6 +36,8 @@ pub(crate) struct FileState {
     pub mtime_moved: bool,
     pub epoch: Epoch,
     pub lineage: LineageId,
+    /// Only its name, its record and the disk's stat were looked at: where its header must say that it belongs.
+    pub unread: Option<Locator>,
     /// Its header is not what it should be: it can be listed and removed, and nothing else.
     pub damaged: bool,
     pub xattrs: Option<BTreeMap<Vec<u8>, Vec<u8>>>,
@@ -71,6 +74,7 @@ impl FileNode {
             mtime_moved: false,
             epoch,
             lineage,
+            unread: None,
             damaged: false,
             xattrs: None,
             opens: 0,
@@ -133,6 +137,12 @@ impl FileState {
     }
 }
 
+/// Whether a file with several names has that locator beside its header.
+pub(crate) fn is_beside(disk: &dyn File, at: &Locator) -> bool {
+    let others = disk.xattr(OTHERS).ok().flatten();
+    others.is_some_and(|list| list.chunks_exact(Locator::LEN).any(|l| l == at.as_bytes()))
+}
+
 /// How many contents are kept though nobody has them open.
 #[derive(Default)]
 pub(crate) struct Kept(AtomicUsize);
@@ -150,11 +160,14 @@ impl Inner {
             return Ok(());
         }
         let path = path.ok_or(Error::Errno(libc::ESTALE))?;
-        let disk = self.open_disk(path)?;
-        let mut content = Content::open(disk, path, &self.keys())?;
-        if content.id() != file.id || content.kind() != file.kind {
-            return Err(Error::Damaged { path: path.to_owned(), what: "another file lies in its place" });
-        }
+        let mut content = match self.open_content(file, state, path) {
+            Err(e) if e.is_damage() && state.unread.is_some() => {
+                state.damaged = true;
+                return Err(e);
+            }
+            other => other?,
+        };
+        state.unread = None;
         if state.observing.is_none() {
             state.recorded = None;
         }
@@ -176,6 +189,30 @@ impl Inner {
         }
         (state.epoch, state.lineage) = (content.header().epoch, content.header().lineage);
         state.content = Some(content);
+        Ok(())
+    }
+
+    fn open_content(&self, file: &FileNode, state: &FileState, path: &Path) -> Result<Content> {
+        let content = Content::open(self.open_disk(path)?, path, &self.keys())?;
+        if content.id() != file.id || content.kind() != file.kind {
+            return Err(Error::Damaged { path: path.to_owned(), what: "another file lies in its place" });
+        }
+        // What lost a name a moment ago may still have that one's locator in its header.
+        if let Some(at) = state.unread
+            && at != content.locator()
+            && !is_beside(content.file().as_ref(), &at)
+        {
+            return Err(Error::Damaged { path: path.to_owned(), what: "it does not belong to this place" });
+        }
+        Ok(content)
+    }
+
+    /// What the header says is known from here on.
+    pub fn read(&self, file: &FileNode, state: &mut FileState, path: Option<&Path>) -> Result<()> {
+        if state.unread.is_some() {
+            self.load(file, state, path)?;
+            self.let_go(state);
+        }
         Ok(())
     }
 

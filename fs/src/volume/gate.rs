@@ -284,6 +284,7 @@ impl Inner {
             return;
         }
         let fresh = FileNode::new(new, *id, entry.file.kind, state.epoch, state.lineage);
+        fresh.state.write().unread = state.unread;
         self.unkeep(&mut state);
         state.unlinked = true;
         state.stat = None;

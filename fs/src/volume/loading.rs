@@ -184,8 +184,7 @@ impl Inner {
 
     fn is_other_link(&self, path: &Path, entry: &Entry, id: &EntryId) -> bool {
         let Some(want) = self.locator_of(entry, id) else { return false };
-        let others = self.store.open(path, false).and_then(|f| f.xattr(locator::OTHERS));
-        others.ok().flatten().is_some_and(|list| list.chunks_exact(Locator::LEN).any(|l| l == want.as_bytes()))
+        self.store.open(path, false).is_ok_and(|disk| super::file::is_beside(disk.as_ref(), &want))
     }
 
     /// Reads the entries of a folder, if that was not done yet, and checks them against the records once a session.
@@ -351,6 +350,9 @@ impl Inner {
     }
 
     fn bind_file(&self, tree: &mut Tree, parent: u64, entry: &Entry, path: &Path) -> Result<u64> {
+        if let Some(ino) = self.bind_unread(tree, entry, path)? {
+            return Ok(ino);
+        }
         let read = self.read_header(tree, parent, entry, path);
         let (header, stat, missing) = match read {
             Ok(read) => read,
@@ -360,8 +362,15 @@ impl Inner {
             }
             Err(e) => return Err(e),
         };
-        if let Some(ino) = tree.files.get(&header.file) {
-            return Ok(*ino);
+        if let Some(ino) = tree.files.get(&header.file).copied() {
+            // It may have come here by a step of sync since its name was looked at.
+            if let Ok(known) = tree.file(ino) {
+                let mut state = known.file.state.write();
+                if state.unread.take().is_some() {
+                    (state.epoch, state.lineage) = (header.epoch, header.lineage);
+                }
+            }
+            return Ok(ino);
         }
         let ino = tree.new_ino();
         let file = FileNode::new(ino, header.file, header.kind, header.epoch, header.lineage);
@@ -382,6 +391,30 @@ impl Inner {
         tree.files.insert(header.file, ino);
         tree.nodes.insert(ino, Node::File(FileRef { file: Arc::new(file), lookups: 0, places: Vec::new() }));
         Ok(ino)
+    }
+
+    /// A file of which the records say all that a listing shows: its header is read when it is opened.
+    fn bind_unread(&self, tree: &mut Tree, entry: &Entry, path: &Path) -> Result<Option<u64>> {
+        let [EntryId::File(id)] = entry.ids.as_slice() else { return Ok(None) };
+        if self.session.unmended() || self.options.trusting || tree.files.contains_key(id) {
+            return Ok(None);
+        }
+        let (Some(kind), Some(at)) = (self.records.kind(*id), self.locator_of(entry, &EntryId::File(*id))) else {
+            return Ok(None);
+        };
+        let stat = self.stat_path(path)?;
+        if stat.kind != Type::File || stat.links != 1 || stat.length < PAGE as u64 {
+            return Ok(None);
+        }
+        let ino = tree.new_ino();
+        let file = FileNode::new(ino, *id, kind, Epoch::FIRST, LineageId::from_bytes([0; 16]));
+        {
+            let mut state = file.state.write();
+            (state.stat, state.unread) = (Some(stat), Some(at));
+        }
+        tree.files.insert(*id, ino);
+        tree.nodes.insert(ino, Node::File(FileRef { file: Arc::new(file), lookups: 0, places: Vec::new() }));
+        Ok(Some(ino))
     }
 
     /// A file that can be listed and removed, and nothing else.

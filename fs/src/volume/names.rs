@@ -213,8 +213,12 @@ impl Volume {
             other => other?.file.clone(),
         };
         let from = tree.file_path(ino)?.ok_or(Error::Errno(libc::ENOENT))?;
-        if file.state.read().damaged {
-            return Err(Error::Errno(libc::EIO));
+        {
+            let mut state = file.state.write();
+            inner.read(&file, &mut state, Some(&from))?;
+            if state.damaged {
+                return Err(Error::Errno(libc::EIO));
+            }
         }
         if file.kind == Kind::Share {
             return Err(Error::Errno(libc::EPERM));

@@ -34,6 +34,8 @@ pub(crate) struct Tree {
     pub synced: u64,
     /// Nothing leaves the table now.
     pub pinned: bool,
+    /// How many folders went on the session's list together the last time.
+    pub list_step: usize,
 }
 
 pub(crate) enum Node {
@@ -180,6 +182,7 @@ impl Tree {
             seq: 0,
             synced: 0,
             pinned: false,
+            list_step: 0,
         }
     }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use fs::content::Kind;
 use fs::mount::{Forest, MountOptions, Mounted};
 use fs::observe::Observation;
 use fs::records::{EntryId, Feed, RecordedFile, Records, Refusal};
@@ -21,11 +22,16 @@ pub struct Book {
     pub files: Mutex<HashMap<FileId, RecordedFile>>,
     pub folders: Mutex<HashMap<NodeId, Vec<(StoreName, EntryId)>>>,
     pub attrs: Mutex<BTreeMap<Vec<u8>, Vec<u8>>>,
+    pub kinds: Mutex<HashMap<FileId, Kind>>,
 }
 
 impl Records for Book {
     fn file(&self, file: FileId) -> Option<RecordedFile> {
         self.files.lock().unwrap().get(&file).cloned()
+    }
+
+    fn kind(&self, file: FileId) -> Option<Kind> {
+        self.kinds.lock().unwrap().get(&file).copied()
     }
 
     fn folder(&self, node: NodeId) -> Option<Vec<(StoreName, EntryId)>> {
@@ -38,6 +44,7 @@ impl Book {
         for file in &seen.files {
             let recorded = RecordedFile { length: file.length, root: file.root, groups: Some(file.groups.clone()) };
             self.files.lock().unwrap().insert(file.file, recorded);
+            self.kinds.lock().unwrap().insert(file.file, file.kind);
             self.attrs.lock().unwrap().insert(file.file.as_bytes().to_vec(), file.attrs.clone());
         }
         for folder in &seen.folders {

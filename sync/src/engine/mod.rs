@@ -474,6 +474,10 @@ impl Engine {
         self.disk.get(&self.disk.node_of(file)?)?.content
     }
 
+    pub fn disk_kind(&self, file: &FileId) -> Option<Kind> {
+        Some(self.disk.get(&self.disk.node_of(file)?)?.kind)
+    }
+
     /// What the records say is in a directory of this disk (under all of its headers), by store name.
     pub fn disk_folder(&self, node: &NodeId) -> Option<Vec<(StoreName, EntryId)>> {
         self.disk.get(node).filter(|d| d.kind == Kind::Folder)?;

@@ -37,7 +37,7 @@ use crate::index::Index;
 pub use crate::install::Inside;
 use crate::install::Tree;
 use crate::log::Logs;
-use crate::record::{Author, Content};
+use crate::record::{Author, Content, Kind};
 use crate::{bodies, log};
 
 pub use author::Observed;
@@ -244,6 +244,11 @@ impl Replica {
     pub fn disk_file(&self, file: &FileId) -> Option<(Content, Option<Groups>)> {
         let content = self.0.core.lock().engine.disk_file(file)?;
         Some((content, self.0.bodies.known_groups(&content.root)))
+    }
+
+    /// What kind of file the records say that is.
+    pub fn disk_kind(&self, file: &FileId) -> Option<Kind> {
+        self.0.core.lock().engine.disk_kind(file)
     }
 
     /// What the records say is in a folder of this disk.

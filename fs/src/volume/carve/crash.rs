@@ -73,11 +73,16 @@ impl Store for Under {
 struct Book {
     files: Mutex<HashMap<FileId, RecordedFile>>,
     folders: Mutex<HashMap<NodeId, Vec<(StoreName, EntryId)>>>,
+    kinds: Mutex<HashMap<FileId, Kind>>,
 }
 
 impl Records for Book {
     fn file(&self, file: FileId) -> Option<RecordedFile> {
         self.files.lock().get(&file).cloned()
+    }
+
+    fn kind(&self, file: FileId) -> Option<Kind> {
+        self.kinds.lock().get(&file).copied()
     }
 
     fn folder(&self, node: NodeId) -> Option<Vec<(StoreName, EntryId)>> {
@@ -90,6 +95,7 @@ impl Book {
         for file in &seen.files {
             let groups = Some(file.groups.clone());
             self.files.lock().insert(file.file, RecordedFile { length: file.length, root: file.root, groups });
+            self.kinds.lock().insert(file.file, file.kind);
         }
         for folder in &seen.folders {
             let entries: Vec<_> = folder.entries.iter().map(|(name, _, id, _)| (name.clone(), *id)).collect();

@@ -13,6 +13,7 @@ use super::super::tree::Node;
 use super::super::{OpenHow, OpenOptions, Result, SetAttr, Volume, Who};
 use super::oracle::{Oracle, find, id_of, read, remove_all};
 use super::plain;
+use crate::content::Kind;
 use crate::observe::Observation;
 use crate::records::{Deaf, EntryId, RecordedFile, Records};
 use crate::store::sim::{Dice, SimDisk};
@@ -26,11 +27,16 @@ const FILES: [&str; 3] = ["/x", "/y", "/LONG"];
 pub struct Book {
     files: Mutex<HashMap<FileId, RecordedFile>>,
     folders: Mutex<HashMap<NodeId, Vec<(StoreName, EntryId)>>>,
+    kinds: Mutex<HashMap<FileId, Kind>>,
 }
 
 impl Records for Book {
     fn file(&self, file: FileId) -> Option<RecordedFile> {
         self.files.lock().get(&file).cloned()
+    }
+
+    fn kind(&self, file: FileId) -> Option<Kind> {
+        self.kinds.lock().get(&file).copied()
     }
 
     fn folder(&self, node: NodeId) -> Option<Vec<(StoreName, EntryId)>> {
@@ -40,13 +46,18 @@ impl Records for Book {
 
 impl Book {
     fn fork(&self) -> Self {
-        Self { files: Mutex::new(self.files.lock().clone()), folders: Mutex::new(self.folders.lock().clone()) }
+        Self {
+            files: Mutex::new(self.files.lock().clone()),
+            folders: Mutex::new(self.folders.lock().clone()),
+            kinds: Mutex::new(self.kinds.lock().clone()),
+        }
     }
 
     pub fn take(&self, seen: &Observation) {
         for file in &seen.files {
             let groups = Some(file.groups.clone());
             self.files.lock().insert(file.file, RecordedFile { length: file.length, root: file.root, groups });
+            self.kinds.lock().insert(file.file, file.kind);
         }
         for folder in &seen.folders {
             let entries = folder.entries.iter().map(|(name, _, id, _)| (name.clone(), *id)).collect();
