@@ -105,7 +105,8 @@ impl Store for Disk {
     fn rename(&self, from: &Path, to: &Path, how: Rename) -> io::Result<()> {
         let same = from.parent() == to.parent();
         let (parent, old) = self.parent(from)?;
-        let (other, new) = if same { (None, name_of(to)?) } else { self.parent(to).map(|(fd, name)| (Some(fd), name))? };
+        let (other, new) =
+            if same { (None, name_of(to)?) } else { self.parent(to).map(|(fd, name)| (Some(fd), name))? };
         let target = other.as_ref().unwrap_or(&parent);
         let flags = match how {
             Rename::Over => RenameFlags::empty(),
