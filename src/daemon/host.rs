@@ -21,7 +21,7 @@ impl Records for FromReplica {
 
     fn kind(&self, file: FileId) -> Option<fs::content::Kind> {
         match self.0.disk_kind(&file)? {
-            sync::record::Kind::Folder => None,
+            sync::record::Kind::Folder | sync::record::Kind::Share => None,
             sync::record::Kind::File => Some(fs::content::Kind::File),
             sync::record::Kind::Symlink => Some(fs::content::Kind::Symlink),
             sync::record::Kind::Fifo => Some(fs::content::Kind::Fifo),
