@@ -21,11 +21,12 @@ impl Records for FromReplica {
 
     fn kind(&self, file: FileId) -> Option<fs::content::Kind> {
         match self.0.disk_kind(&file)? {
-            sync::record::Kind::Folder | sync::record::Kind::Share => None,
             sync::record::Kind::File => Some(fs::content::Kind::File),
             sync::record::Kind::Symlink => Some(fs::content::Kind::Symlink),
             sync::record::Kind::Fifo => Some(fs::content::Kind::Fifo),
             sync::record::Kind::Socket => Some(fs::content::Kind::Socket),
+            // Of these there is more in the header than a record says.
+            _ => None,
         }
     }
 

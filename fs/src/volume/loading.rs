@@ -402,8 +402,8 @@ impl Inner {
         let (Some(kind), Some(at)) = (self.records.kind(*id), self.locator_of(entry, &EntryId::File(*id))) else {
             return Ok(None);
         };
-        if kind == Kind::Share {
-            return Ok(None); // what it leads to stands in it
+        if !matches!(kind, Kind::File | Kind::Symlink | Kind::Fifo | Kind::Socket) {
+            return Ok(None); // more than that stands in it
         }
         let stat = self.stat_path(path)?;
         if stat.kind != Type::File || stat.links != 1 || stat.length < PAGE as u64 {
