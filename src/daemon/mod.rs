@@ -14,8 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use fs::volume::{OpenOptions, Volume};
+use keymgr::circle::Circle;
 use keymgr::devices::Role;
 use keymgr::keyring::Keyring;
+use keymgr::shelf::Shelf;
 use keymgr::vault::Vault;
 use parking_lot::Mutex;
 use sync::replica::{Opened as OpenedLogs, Replica};
@@ -189,9 +191,8 @@ fn begin(
             store: store.clone(),
             share: keyring.root,
             keys: Arc::new(keyring.device.clone()),
-            role: keyring.role,
-            account: keyring.account_id,
-            list,
+            circle: Circle::of_account(list),
+            shelf: Shelf::empty(keyring.root),
             incarnation: keyring.incarnation,
             session: session_before + 1,
             clean: begin.clean,
@@ -291,11 +292,12 @@ async fn end(daemon: &Arc<Daemon>, recorder: Option<Recorder>, mounted: Option<A
 
 /// A device list that came, or that this device signed, is kept in the keyring.
 async fn keep_list(daemon: Arc<Daemon>) {
-    let mut list = daemon.replica.list();
-    while list.changed().await.is_ok() {
-        let now = list.borrow_and_update().clone();
+    let mut circle = daemon.replica.circle();
+    while circle.changed().await.is_ok() {
+        let now = circle.borrow_and_update().clone();
         let mut keyring = daemon.keyring.lock();
-        keyring.list = Some(now);
+        let Some(list) = now.list(&keyring.account_id) else { continue };
+        keyring.list = Some(list.clone());
         if let Err(e) = daemon.vault.save(&keyring) {
             tracing::warn!("the list of devices could not be kept: {e}");
         }

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use fs::volume::{OpenOptions, Volume};
+use keymgr::circle::Circle;
+use keymgr::shelf::Shelf;
 use serde_json::{Value, json};
 use sync::replica::{Opened as OpenedLogs, Replica};
 
@@ -30,9 +32,8 @@ pub fn fsck(opened: Opened, repair: bool) -> Result<Value> {
         store: store.clone(),
         share: keyring.root,
         keys: Arc::new(keyring.device.clone()),
-        role: keyring.role,
-        account: keyring.account_id,
-        list,
+        circle: Circle::of_account(list),
+        shelf: Shelf::empty(keyring.root),
         incarnation: keyring.incarnation,
         // No session of its own: it looks at the disk itself, and leaves the index as that of the last one.
         session: keyring.mark.session,

@@ -251,7 +251,7 @@ async fn status(daemon: &Daemon) -> Value {
         "store": daemon.store,
         "vault": daemon.vault.id().to_string(),
         "mountpoint": daemon.mountpoint,
-        "role": role(s.role),
+        "role": role(if s.access.has_keys() { Role::Full } else { Role::Blind }),
         "jid": jid,
         "broker": broker.flatten(),
         "peers": peers,

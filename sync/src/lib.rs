@@ -7,6 +7,7 @@ pub mod index;
 pub mod install;
 pub mod link;
 pub mod log;
+pub mod members;
 pub mod net;
 pub mod record;
 pub mod replica;

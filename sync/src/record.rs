@@ -3,8 +3,9 @@
 //! The layout is specified in kith-protocol(7), RECORDS. Bytes are parsed once, here, into a type that cannot be
 //! wrong; a record is named by the hash of its bytes as they were received.
 
+use keymgr::circle::Circle;
 use keymgr::device::{self, DeviceKeys, Domain, Signature};
-use keymgr::devices::{Cut, DeviceList, Role};
+use keymgr::devices::Cut;
 use keymgr::ids::{
     DeviceId, Epoch, FileId, Incarnation, LineageId, Locator, NodeId, RecordHash, Root, ShareId, StoreName,
 };
@@ -240,14 +241,14 @@ impl Signed {
         Self::assemble(author, number, previous, list, record, |bytes| *keys.sign(Domain::Record, bytes).as_bytes())
     }
 
-    /// Whether a record that was not accepted before may be: its author is on the list, may write, and signed it; or
-    /// it lies before the cut of a device that was lost. Whatever list the record itself names.
-    pub fn verify(&self, list: &DeviceList) -> Result<(), RecordError> {
+    /// Whether a record that was not accepted before may be: its author has a seat, may write, and signed it; or it
+    /// lies before the cut of a device that was lost. Whatever list the record itself names.
+    pub fn verify(&self, circle: &Circle) -> Result<(), RecordError> {
         let Author { device, incarnation } = self.entry.author;
-        match (list.get(&device), list.cut(&device)) {
-            (Some(listed), _) if listed.role != Role::Full => return Err(RecordError::MayNotWrite(device)),
-            (Some(_), None) => {}
-            (_, Some(Cut::Lost(cuts))) => {
+        match (circle.get(&device), circle.cut(&device)) {
+            (Some(seat), _) if !seat.access.may_write() => return Err(RecordError::MayNotWrite(device)),
+            (Some(_), _) => {}
+            (None, Some(Cut::Lost(cuts))) => {
                 let share = self.entry.record.share;
                 let believed = |c: &keymgr::devices::RecordCut| {
                     (c.share, c.incarnation) == (share, incarnation) && self.entry.number <= c.number
@@ -338,7 +339,7 @@ impl Signed {
         self.entry.author.device
     }
 
-    /// The version of the device list that the author knew.
+    /// The version of the circle that the author knew.
     pub fn list_version(&self) -> u64 {
         self.list
     }
@@ -418,7 +419,7 @@ mod tests {
     #[test]
     fn only_listed_writers_are_believed_and_the_lost_up_to_their_cut() {
         use keymgr::account::AccountKey;
-        use keymgr::devices::{Listed, RecordCut};
+        use keymgr::devices::{DeviceList, Listed, RecordCut, Role};
         let (account, admin) = (AccountKey::generate(), DeviceKeys::generate());
         let (blind, lost, stranger) = (DeviceKeys::generate(), DeviceKeys::generate(), DeviceKeys::generate());
         let listed = |keys: &DeviceKeys, role| Listed::new(keys.public(), role, "name", "a@example.org", 1);
@@ -430,15 +431,29 @@ mod tests {
             let previous = (number > 1).then(|| RecordHash::from_bytes([2; 32]));
             Signed::sign(keys, incarnation, number, previous, 1, record()).unwrap()
         };
-        assert_eq!(signed(&admin, 1).verify(&list), Ok(()));
-        assert_eq!(signed(&lost, 1).verify(&list), Ok(()));
-        assert_eq!(signed(&blind, 1).verify(&list), Err(RecordError::MayNotWrite(blind.id())));
-        assert_eq!(signed(&stranger, 1).verify(&list), Err(RecordError::NotListed(stranger.id())));
+        assert_eq!(signed(&admin, 1).verify(&Circle::of_account(list.clone())), Ok(()));
+        assert_eq!(signed(&lost, 1).verify(&Circle::of_account(list.clone())), Ok(()));
+        assert_eq!(
+            signed(&blind, 1).verify(&Circle::of_account(list.clone())),
+            Err(RecordError::MayNotWrite(blind.id()))
+        );
+        assert_eq!(
+            signed(&stranger, 1).verify(&Circle::of_account(list.clone())),
+            Err(RecordError::NotListed(stranger.id()))
+        );
         let share = record().share;
         let cut = Cut::Lost(vec![RecordCut { share, incarnation, number: 1 }]);
         let list = list.with_removed(&admin, lost.id(), cut).unwrap();
-        assert_eq!(signed(&lost, 1).verify(&list), Ok(()), "what it wrote before it was lost");
-        assert_eq!(signed(&lost, 2).verify(&list), Err(RecordError::NotListed(lost.id())), "what its finder writes");
+        assert_eq!(
+            signed(&lost, 1).verify(&Circle::of_account(list.clone())),
+            Ok(()),
+            "what it wrote before it was lost"
+        );
+        assert_eq!(
+            signed(&lost, 2).verify(&Circle::of_account(list.clone())),
+            Err(RecordError::NotListed(lost.id())),
+            "what its finder writes"
+        );
     }
 
     #[test]

@@ -7,9 +7,12 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
+use keymgr::circle::{Circle, MemberList};
 use keymgr::ids::{DeviceId, ShareId};
+use keymgr::shelf::Shelf;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -17,6 +20,31 @@ use tokio::task::AbortHandle;
 use crate::link::{Body, Serve, full};
 use crate::net::Peer;
 use crate::replica::{Peers, Replica};
+use crate::wire::{self, MAX_INVITATION};
+
+/// Shares that a device asks for at once.
+const MAX_NAMED: usize = 10_000;
+
+/// All that a device needs to begin a share: [`keymgr::shelf::Shelf::open`] gives the keys.
+pub struct Invitation {
+    /// What the one who answered calls the folder; empty where it does not know.
+    pub title: String,
+    pub circle: Circle,
+    pub shelf: Shelf,
+}
+
+/// Why there is no invitation.
+#[derive(Debug, thiserror::Error)]
+pub enum InvitationError {
+    #[error("the device cannot be asked: {0}")]
+    Link(String),
+    #[error("the device knows no such share, or this account is no member of it")]
+    None,
+    #[error("this account does not belong to the share any more")]
+    Gone,
+    #[error("what the device answered is no invitation: {0}")]
+    Bad(String),
+}
 
 /// The shares that run on this device. Clones are the same.
 #[derive(Clone)]
@@ -52,7 +80,7 @@ impl Shares {
     pub fn add(&self, replica: &Replica) {
         let share = replica.share();
         drop(self.remove(&share));
-        let (inner, mut list) = (Arc::downgrade(&self.0), replica.list());
+        let (inner, mut list) = (Arc::downgrade(&self.0), replica.circle());
         let follow = tokio::spawn(async move {
             while list.changed().await.is_ok() {
                 let Some(inner) = Weak::upgrade(&inner) else { return };
@@ -78,7 +106,7 @@ impl Shares {
         Some(running.replica)
     }
 
-    pub fn get(&self, share: &ShareId) -> Option<Replica> {
+    pub fn running(&self, share: &ShareId) -> Option<Replica> {
         Some(self.0.state.lock().shares.get(share)?.replica.clone())
     }
 
@@ -102,6 +130,52 @@ impl Shares {
     /// Whom the network is to look for: every device with a seat in any share, and the guests.
     pub fn peers(&self) -> watch::Receiver<Vec<Peer>> {
         self.0.peers.subscribe()
+    }
+
+    /// Asks a device that is linked for what is needed to begin a share. All of it is signed; whoever answers may only
+    /// leave out what is new.
+    pub async fn invitation(&self, peer: DeviceId, share: ShareId) -> Result<Invitation, InvitationError> {
+        let bad = |e: &dyn std::fmt::Display| InvitationError::Bad(e.to_string());
+        let bytes = self.get(peer, &format!("/v1/shares/{share}/invitation"), MAX_INVITATION).await?;
+        let came: wire::Invitation = wire::decode(&bytes).map_err(|e| bad(&e))?;
+        if came.version != 1 {
+            return Err(bad(&"of a version that is not known here"));
+        }
+        let members = MemberList::parse(&came.members, &share).map_err(|e| bad(&e))?;
+        let mut circle = Circle::of_share(members, []);
+        for list in &came.lists {
+            circle.take_list(list).map_err(|e| bad(&e))?;
+        }
+        let mut shelf = Shelf::empty(share);
+        shelf.merge(&Shelf::parse(&came.shelf, &share).map_err(|e| bad(&e))?, &circle);
+        Ok(Invitation { title: came.title, circle, shelf })
+    }
+
+    /// The shares in which this device has a seat, as a device that is linked knows it.
+    pub async fn shares_at(&self, peer: DeviceId) -> Result<Vec<ShareId>, InvitationError> {
+        let bytes = self.get(peer, "/v1/shares", MAX_NAMED * ShareId::LEN + 8).await?;
+        wire::decode(&bytes).map_err(|e| InvitationError::Bad(e.to_string()))
+    }
+
+    async fn get(&self, peer: DeviceId, path: &str, most: usize) -> Result<Bytes, InvitationError> {
+        let link = |e: &dyn std::fmt::Display| InvitationError::Link(e.to_string());
+        let net = self.0.state.lock().net.clone().ok_or_else(|| link(&"there is no network"))?;
+        let request = Request::get(path).body(Bytes::new()).map_err(|e| link(&e))?;
+        let answer = net.request(peer, request).await.map_err(|e| link(&e))?;
+        match answer.status() {
+            StatusCode::OK => {}
+            StatusCode::GONE => return Err(InvitationError::Gone),
+            _ => return Err(InvitationError::None),
+        }
+        let body = Limited::new(answer.into_body(), most).collect().await;
+        Ok(body.map_err(|e| InvitationError::Bad(e.to_string()))?.to_bytes())
+    }
+
+    /// Those in which a device has a seat.
+    fn shares_of(&self, peer: &DeviceId) -> Vec<ShareId> {
+        let state = self.0.state.lock();
+        let seated = state.shares.iter().filter(|(_, running)| running.replica.has_seat(peer));
+        seated.map(|(share, _)| *share).take(MAX_NAMED).collect()
     }
 
     /// A link to a peer came up: the feeds of all shares that it is in are read from now on.
@@ -175,9 +249,12 @@ impl Drop for Inner {
 impl Serve for Shares {
     fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
         Box::pin(async move {
+            if request.uri().path() == "/v1/shares" && request.method() == Method::GET {
+                return Response::new(full(postcard::to_stdvec(&self.shares_of(&peer)).unwrap_or_default()));
+            }
             let named = request.uri().path().strip_prefix("/v1/shares/").and_then(|p| p.split('/').next());
             let share = named.and_then(|share| share.parse::<ShareId>().ok());
-            match share.and_then(|share| self.get(&share)) {
+            match share.and_then(|share| self.running(&share)) {
                 Some(replica) => replica.serve(peer, request).await,
                 None => {
                     let mut response = Response::new(full(Bytes::new()));

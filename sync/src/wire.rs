@@ -13,6 +13,11 @@ use crate::engine::Heads;
 pub const MAX_FRAME: usize = 256 * 1024;
 /// The longest request body: heads of a thousand authors.
 pub const MAX_HELLO: usize = 256 * 1024;
+/// The longest list or shelf.
+const MAX_LONG: usize = 8 << 20;
+const PART: usize = 200 * 1024;
+/// The longest invitation.
+pub const MAX_INVITATION: usize = 32 << 20;
 /// The most groups of a body that is fetched: 128 GiB, 256 MiB of chaining values.
 pub const MAX_GROUPS: usize = 1 << 23;
 
@@ -27,7 +32,7 @@ pub struct Hello {
 
 #[derive(Serialize, Deserialize)]
 pub enum Frame {
-    /// The device list as the writer knows it.
+    /// The device list of an account, as the writer knows it.
     List(Vec<u8>),
     /// A signed record, and its body where it is short and was set by it ([`pack`]).
     Record { signed: Vec<u8>, body: Option<Vec<u8>> },
@@ -41,6 +46,23 @@ pub enum Frame {
     Snapshot(Vec<u8>),
     /// A record of the snapshot, and its body as in [`Frame::Record`].
     Held { signed: Vec<u8>, body: Option<Vec<u8>> },
+    /// The share's member list, before the device lists of the accounts that it names.
+    Members(Vec<u8>),
+    /// The records of its epochs and their wrapped keys.
+    Shelf(Vec<u8>),
+    /// The first part of the list or shelf that follows, where that is too long for one frame.
+    More(Vec<u8>),
+}
+
+/// What `GET invitation` answers: all that a device needs to begin a share.
+#[derive(Serialize, Deserialize)]
+pub struct Invitation {
+    pub version: u8,
+    /// What the one who answers calls the folder; empty where it does not know.
+    pub title: String,
+    pub members: Vec<u8>,
+    pub lists: Vec<Vec<u8>>,
+    pub shelf: Vec<u8>,
 }
 
 /// Bytes of a block of [`pack`].
@@ -81,8 +103,24 @@ pub fn unpack(packed: &[u8], most: usize) -> Option<Vec<u8>> {
     blocks.is_empty().then_some(body)
 }
 
-/// A frame with its length in front.
+/// A frame with its length in front; before one that is too long for that, its beginning.
 pub fn encode(frame: &Frame) -> Option<Vec<u8>> {
+    let (Frame::List(bytes) | Frame::Members(bytes) | Frame::Shelf(bytes)) = frame else { return one(frame) };
+    let (first, last) = bytes.split_at(bytes.len().saturating_sub(1) / PART * PART);
+    let mut out = Vec::new();
+    for part in first.chunks(PART) {
+        out.append(&mut one(&Frame::More(part.to_vec()))?);
+    }
+    let last = last.to_vec();
+    out.append(&mut one(&match frame {
+        Frame::List(_) => Frame::List(last),
+        Frame::Members(_) => Frame::Members(last),
+        _ => Frame::Shelf(last),
+    })?);
+    Some(out)
+}
+
+fn one(frame: &Frame) -> Option<Vec<u8>> {
     let body = postcard::to_stdvec(frame).ok()?;
     if body.len() > MAX_FRAME {
         return None;
@@ -96,6 +134,8 @@ pub fn encode(frame: &Frame) -> Option<Vec<u8>> {
 #[derive(Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
+    /// Of what is too long for one frame.
+    more: Vec<u8>,
 }
 
 /// What came is no frame.
@@ -114,8 +154,23 @@ impl Decoder {
                 return Err(BadFrame);
             }
             let Some(body) = self.buffer.get(at + 4..at + 4 + len) else { break };
-            frames.push(decode(body)?);
+            let mut frame = decode(body)?;
             at += 4 + len;
+            match &mut frame {
+                Frame::More(part) => {
+                    if self.more.len() + part.len() > MAX_LONG {
+                        return Err(BadFrame);
+                    }
+                    self.more.append(part);
+                    continue;
+                }
+                Frame::List(bytes) | Frame::Members(bytes) | Frame::Shelf(bytes) => {
+                    *bytes = [std::mem::take(&mut self.more).as_slice(), bytes].concat();
+                }
+                _ if !self.more.is_empty() => return Err(BadFrame),
+                _ => {}
+            }
+            frames.push(frame);
         }
         self.buffer.drain(..at);
         Ok(frames)
@@ -164,6 +219,22 @@ mod tests {
                 matches!(&frames[..], [Frame::Have(roots), Frame::List(list)] if roots == &[root] && list == &[1, 2, 3])
             );
         }
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_frame_goes_in_parts() {
+        for len in [0, 1, PART - 1, PART, PART + 1, 3 * PART, 3 * PART + 7] {
+            let bytes: Vec<u8> = (0..len).map(|i| i as u8).collect();
+            let mut decoder = Decoder::default();
+            let frames = decoder.push(&encode(&Frame::Shelf(bytes.clone())).unwrap()).unwrap();
+            assert!(matches!(&frames[..], [Frame::Shelf(came)] if *came == bytes), "{len}");
+        }
+        let part = encode(&Frame::More(vec![1; PART])).unwrap();
+        let mut decoder = Decoder::default();
+        assert!((0..=MAX_LONG / PART).any(|_| decoder.push(&part).is_err()), "without an end");
+        let mut decoder = Decoder::default();
+        assert!(decoder.push(&part).unwrap().is_empty());
+        assert!(decoder.push(&encode(&Frame::Have(vec![])).unwrap()).is_err(), "what it belongs to must follow");
     }
 
     #[test]

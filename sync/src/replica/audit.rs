@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use keymgr::devices::Role;
+use keymgr::circle::Access;
 use keymgr::ids::{NodeId, StoreName};
 use notify::{RecursiveMode, Watcher};
 
@@ -127,7 +127,7 @@ impl Inner {
 
     /// From now on whatever happens in the tree is looked at.
     pub(super) fn watch(self: &Arc<Self>) {
-        if self.role != Role::Blind {
+        if self.access != Access::Blind {
             return;
         }
         let (tx, rx) = std::sync::mpsc::channel();

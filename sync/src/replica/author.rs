@@ -55,7 +55,7 @@ impl Replica {
 impl Inner {
     /// Signs drafts in their order, makes them durable, and lets them count.
     pub(super) fn sign_all(&self, core: &mut Core, drafts: Vec<Record>) -> Result<usize, Error> {
-        let list = self.list.borrow().version();
+        let list = self.circle.borrow().version();
         let count = drafts.len();
         let mut signed = Vec::with_capacity(count);
         // Not the log's end: that may have been forgotten.

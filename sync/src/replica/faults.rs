@@ -3,7 +3,6 @@
 
 use std::time::SystemTime;
 
-use keymgr::devices::Role;
 use keymgr::ids::DeviceId;
 use serde::{Deserialize, Serialize};
 
@@ -86,10 +85,7 @@ impl Inner {
     /// Whether everything that `claimed` covers was read here: of authors who count, since what others wrote is left out.
     pub(super) fn has_all(&self, claimed: &Heads) -> bool {
         let mine = self.core.lock().engine.heads().clone();
-        let list = self.list.borrow();
-        let counts =
-            |device: &DeviceId| list.get(device).is_some_and(|d| d.role == Role::Full) && list.cut(device).is_none();
-        claimed.iter().all(|(author, head)| mine.covers(author, head.number) || !counts(&author.device))
+        claimed.iter().all(|(author, head)| mine.covers(author, head.number) || !self.counts(&author.device))
     }
 
     /// What was claimed and has not come, though there was time; once in a while.

@@ -74,10 +74,10 @@ impl Inner {
     /// Drops what all devices that are waited for have read the end of.
     fn forget(&self, now: u64) -> Result<(), Error> {
         let listed: Vec<DeviceId> = {
-            let list = self.list.borrow();
+            let circle = self.circle.borrow();
             let mut seen = self.seen.lock();
-            seen.retain(|device| list.get(device).is_some());
-            list.devices().map(|d| d.public.id).filter(|device| seen.is_awaited(device, now)).collect()
+            seen.retain(|device| circle.get(device).is_some());
+            circle.devices().map(|seat| seat.listed.public.id).filter(|device| seen.is_awaited(device, now)).collect()
         };
         let _authoring = self.authoring.lock();
         let mut core = self.core.lock();
@@ -99,7 +99,7 @@ impl Inner {
         let share = self.core.lock().engine.share();
         let signed = Signed::<Seen>::open(bytes, share).map_err(|e| format!("signed heads: what it sent {e}"))?;
         let seen = signed.says().clone();
-        if self.list.borrow().get(&seen.device).is_none() {
+        if self.circle.borrow().get(&seen.device).is_none() {
             // An honest peer may not know of the removal yet.
             return Ok(());
         }

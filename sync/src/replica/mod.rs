@@ -6,6 +6,7 @@
 
 mod audit;
 mod author;
+mod circle;
 mod faults;
 mod fetch;
 mod forget;
@@ -23,11 +24,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use keymgr::circle::{Access, Circle};
 use keymgr::device::DeviceKeys;
-use keymgr::devices::{DeviceList, Role};
-use keymgr::ids::{AccountId, DeviceId, FileId, Incarnation, Locator, NodeId, Root, ShareId, StoreName};
+use keymgr::ids::{DeviceId, FileId, Incarnation, Locator, NodeId, Root, ShareId, StoreName};
 use keymgr::keyring::Head;
 use keymgr::root::Groups;
+use keymgr::shelf::Shelf;
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, watch};
 
@@ -55,6 +57,8 @@ pub enum Error {
     Io { path: std::path::PathBuf, source: std::io::Error },
     #[error("the index: {0}")]
     Index(#[from] sled::Error),
+    #[error("{0}")]
+    Members(#[from] crate::members::Error),
     #[error("a record could not be made: {0}")]
     Record(#[from] crate::record::RecordError),
 }
@@ -95,9 +99,9 @@ pub struct Config {
     pub store: std::path::PathBuf,
     pub share: ShareId,
     pub keys: Arc<DeviceKeys>,
-    pub role: Role,
-    pub account: AccountId,
-    pub list: DeviceList,
+    /// What is known of it; what the store has beside it is learned at the start.
+    pub circle: Circle,
+    pub shelf: Shelf,
     pub incarnation: Incarnation,
     /// The session's number, and whether the one before ended well.
     pub session: u64,
@@ -112,8 +116,7 @@ struct Inner {
     store: std::path::PathBuf,
     share: ShareId,
     keys: Arc<DeviceKeys>,
-    role: Role,
-    account: AccountId,
+    access: Access,
     me: DeviceId,
     authoring: Mutex<()>,
     core: Mutex<Core>,
@@ -124,8 +127,11 @@ struct Inner {
     net: Mutex<Option<Arc<dyn Peers>>>,
     /// Something is there for the feeds.
     news: watch::Sender<u64>,
-    /// The device list, whenever it changes.
-    list: watch::Sender<DeviceList>,
+    /// Who is in the share, and the keys of its epochs, wrapped.
+    circle: watch::Sender<Circle>,
+    shelf: watch::Sender<Shelf>,
+    kept: Mutex<crate::members::Kept>,
+    title: Mutex<String>,
     step: (Mutex<Work>, Condvar),
     fetch: mpsc::UnboundedSender<fetch::Event>,
     peers: Mutex<HashMap<DeviceId, Peer>>,
@@ -170,6 +176,7 @@ struct Peer {
     heads: Heads,
     told: Option<Heads>,
     feed: Option<tokio::task::AbortHandle>,
+    said_of_circle: circle::Said,
     /// Bodies that it did not have when asked.
     lacks: HashSet<Root>,
     /// Bodies that it is being asked for, and those of them that it said it has since.
@@ -212,32 +219,6 @@ impl Replica {
                 feed.abort();
             }
         }
-    }
-
-    pub fn share(&self) -> ShareId {
-        self.0.share
-    }
-
-    /// Whether a device has a seat in this share: it may read here, and is read.
-    pub fn has_seat(&self, device: &DeviceId) -> bool {
-        self.0.list.borrow().get(device).is_some()
-    }
-
-    /// All that have a seat, each with the version of the list that says so.
-    pub(crate) fn seats(&self) -> Vec<(u64, crate::net::Peer)> {
-        let list = self.0.list.borrow();
-        let peer = |d: &keymgr::devices::Listed| crate::net::Peer { public: d.public.clone(), jid: d.jid.clone() };
-        list.devices().map(|d| (list.version(), peer(d))).collect()
-    }
-
-    /// The device list, now and whenever it changes.
-    pub fn list(&self) -> watch::Receiver<DeviceList> {
-        self.0.list.subscribe()
-    }
-
-    /// A list that this device signed, or that came with a pairing.
-    pub fn take_list(&self, list: &DeviceList) {
-        self.0.merge_list(list);
     }
 
     /// What the records say is in a file that this disk shows, with its chaining values where they are known.

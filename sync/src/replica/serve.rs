@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use keymgr::ids::{DeviceId, Incarnation, Root};
 use tokio::sync::mpsc;
 
+use super::circle::Told;
 use super::snapshot::Outgoing;
 use super::{Inner, Replica};
 use crate::bodies::SMALL;
@@ -34,11 +35,20 @@ impl Serve for Replica {
             let path = request.uri().path().to_owned();
             let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
             let ["v1", "shares", share, resource @ ..] = parts.as_slice() else { return status(StatusCode::NOT_FOUND) };
-            if share.parse() != Ok(self.0.share) || !self.has_seat(&peer) {
+            if share.parse() != Ok(self.0.share) {
                 return status(StatusCode::NOT_FOUND);
+            }
+            if !self.has_seat(&peer) {
+                // Who was in it knows that it exists; others learn nothing.
+                let was = self.0.circle.borrow().cut(&peer).is_some();
+                return status(if was { StatusCode::GONE } else { StatusCode::NOT_FOUND });
             }
             match (request.method(), resource) {
                 (&Method::POST, ["feed"]) => self.0.clone().feed(peer, request).await,
+                (&Method::GET, ["invitation"]) => match self.invitation() {
+                    Some(bytes) => Response::new(full(bytes)),
+                    None => status(StatusCode::NOT_FOUND),
+                },
                 (&Method::GET, ["objects", root]) => match root.parse() {
                     Ok(root) => self.0.clone().object(root, &request).await,
                     Err(_) => status(StatusCode::BAD_REQUEST),
@@ -210,7 +220,15 @@ impl Inner {
             core.engine.handle_peer_heads(peer, &hello.heads);
             let haves = core.haves_from + core.haves.len() as u64;
             let told = HashMap::new();
-            Feed { sent: hello.heads, haves, list: None, told: None, seen: told, asks: hello.snapshot, snapshot: None }
+            Feed {
+                sent: hello.heads,
+                haves,
+                circle: Told::default(),
+                told: None,
+                seen: told,
+                asks: hello.snapshot,
+                snapshot: None,
+            }
         };
         let feed = self.runtime.spawn(self.clone().feed_until_closed(peer, feed, tx)).abort_handle();
         // One for each peer: the newest.
@@ -250,12 +268,8 @@ impl Inner {
     /// must begin anew, or nothing can be signed for it.
     fn frames(&self, peer: DeviceId, feed: &mut Feed) -> Option<Vec<u8>> {
         let mut frames = Vec::new();
-        let list = self.list.borrow().clone();
-        list.get(&peer)?;
-        if feed.list != Some(list.hash()) {
-            feed.list = Some(list.hash());
-            frames.push(Frame::List(list.to_bytes()));
-        }
+        self.circle.borrow().get(&peer)?;
+        frames.append(&mut self.circle_frames(&mut feed.circle));
         if let Some(p) = self.peers.lock().get(&peer) {
             feed.sent.merge(&p.heads);
         }
@@ -335,7 +349,7 @@ impl Inner {
 struct Feed {
     sent: Heads,
     haves: u64,
-    list: Option<[u8; 32]>,
+    circle: Told,
     told: Option<Heads>,
     seen: HashMap<DeviceId, (Incarnation, u64)>,
     /// The reader wants a snapshot, whatever it has.

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use keymgr::devices::Role;
 use keymgr::ids::{DeviceId, RecordHash, Root};
 
 use super::faults::Wrong;
@@ -55,7 +54,7 @@ impl Inner {
         let hashes: Vec<RecordHash> = records.iter().map(|r| r.hash()).collect();
         let heads = core.engine.heads().clone();
         let number = self.seen.lock().number(seconds(SystemTime::now()));
-        let whole = self.role == Role::Full && !core.logs.frontier().unconfirmed;
+        let whole = self.access.may_write() && !core.logs.frontier().unconfirmed;
         let by = (core.engine.share(), self.me, number);
         let says = Snapshot::new(by, heads.clone(), core.engine.floor().clone(), &hashes, whole);
         let statement = statement::Signed::sign(&self.keys, says)?.bytes().to_vec();
@@ -76,8 +75,8 @@ impl Inner {
         if says.device != peer {
             return bad("another device signed");
         }
-        let role = self.list.borrow().get(&peer).map(|d| d.role);
-        if role.is_none() || (says.whole && role != Some(Role::Full)) {
+        let seat = self.circle.borrow().get(&peer).map(|seat| seat.access);
+        if seat.is_none_or(|access| says.whole && !access.may_write()) {
             return bad("it may not sign");
         }
         if !says.heads.covers_all(&says.floor) {

@@ -13,9 +13,10 @@ use crate::engine::Engine;
 use crate::index::Index;
 use crate::install::Tree;
 use crate::log::Logs;
+use crate::members::Kept;
 use crate::record::Author;
 use crate::scan;
-use keymgr::devices::Role;
+use keymgr::circle::Access;
 use keymgr::ids::{DeviceId, ShareId};
 use keymgr::keyring::Head;
 
@@ -36,13 +37,15 @@ impl Opened {
 impl Replica {
     /// Needs a tokio runtime; the disk's steps begin with [`Replica::begin`].
     pub fn start(config: Config, opened: Opened) -> Result<Self, Error> {
-        let Config { store, share, keys, role, account, list, incarnation, session, clean } = config;
+        let Config { store, share, keys, mut circle, mut shelf, incarnation, session, clean } = config;
         let me = keys.id();
         let io = |source| Error::Io { path: store.clone(), source };
+        let kept = Kept::open(&store, &mut circle, &mut shelf)?;
+        let access = circle.get(&me).map_or(Access::Blind, |seat| seat.access);
         let bodies = Bodies::open(&store)?;
         let tree = Tree::open(&store).map_err(io)?;
         let index = Index::open(&store)?;
-        let mut engine = Engine::new(share, me, role == Role::Full);
+        let mut engine = Engine::new(share, me, access.may_write());
         let frontier = opened.0.frontier();
         engine.restore(frontier.heads.clone(), frontier.floor.clone());
         for record in opened.0.records() {
@@ -74,7 +77,7 @@ impl Replica {
                     tracing::warn!("{}: not written by kith; left alone", path.display());
                 }
                 engine.adopt(&seen);
-                if role == Role::Full {
+                if access.has_keys() {
                     engine.undress_folders();
                 }
                 index.put(engine.disk_nodes());
@@ -96,8 +99,7 @@ impl Replica {
             store: store.clone(),
             share,
             keys,
-            role,
-            account,
+            access,
             me,
             authoring: Mutex::new(()),
             core: Mutex::new(core),
@@ -107,7 +109,10 @@ impl Replica {
             host: Mutex::new(None),
             net: Mutex::new(None),
             news: watch::Sender::new(0),
-            list: watch::Sender::new(list),
+            circle: watch::Sender::new(circle),
+            shelf: watch::Sender::new(shelf),
+            kept: Mutex::new(kept),
+            title: Mutex::default(),
             step: (Mutex::default(), Condvar::new()),
             fetch,
             peers: Mutex::default(),
@@ -120,7 +125,7 @@ impl Replica {
             notices: Mutex::default(),
             runtime: tokio::runtime::Handle::current(),
         });
-        if role == Role::Blind {
+        if access == Access::Blind {
             inner.audit().map_err(|source| Error::Io { path: store, source })?;
         }
         inner.runtime.spawn(super::fetch::run(Arc::downgrade(&inner), events));

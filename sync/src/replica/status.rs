@@ -1,12 +1,13 @@
 //! What a person is told of the replication.
 
+use keymgr::circle::Access;
 use keymgr::devices::Role;
-use keymgr::ids::DeviceId;
+use keymgr::ids::{AccountId, DeviceId};
 
 use super::Replica;
 
 pub struct Status {
-    pub role: Role,
+    pub access: Access,
     pub peers: Vec<PeerStatus>,
     /// Bodies on their way here.
     pub files: u64,
@@ -26,8 +27,11 @@ pub struct Status {
 
 pub struct PeerStatus {
     pub id: DeviceId,
+    pub account: AccountId,
     pub name: String,
+    /// On its account's list, and in this share.
     pub role: Role,
+    pub access: Access,
     pub jid: String,
     pub up: bool,
 }
@@ -71,17 +75,19 @@ impl Replica {
         };
         let faults = inner.faults();
         let peers = inner.peers.lock();
-        let list = inner.list.borrow();
-        let others = list.devices().filter(|d| d.public.id != inner.me);
+        let circle = inner.circle.borrow();
+        let others = circle.devices().filter(|seat| seat.listed.public.id != inner.me);
         Status {
-            role: inner.role,
+            access: inner.access,
             peers: others
-                .map(|d| PeerStatus {
-                    id: d.public.id,
-                    name: d.name.clone(),
-                    role: d.role,
-                    jid: d.jid.clone(),
-                    up: peers.get(&d.public.id).is_some_and(|p| p.up),
+                .map(|seat| PeerStatus {
+                    id: seat.listed.public.id,
+                    account: seat.account,
+                    name: seat.listed.name.clone(),
+                    role: seat.listed.role,
+                    access: seat.access,
+                    jid: seat.listed.jid.clone(),
+                    up: peers.get(&seat.listed.public.id).is_some_and(|p| p.up),
                 })
                 .collect(),
             files: wanted.len() as u64,

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use keymgr::devices::{DeviceList, Role};
 use keymgr::ids::DeviceId;
 
 use super::faults::Wrong;
@@ -39,35 +38,6 @@ impl Inner {
         }
         drop(peers);
         let _ = self.fetch.send(fetch::Event::Try);
-    }
-
-    /// Merges what is newer; everybody who asked is told.
-    pub(super) fn merge_list(self: &Arc<Self>, list: &DeviceList) {
-        let mut changed = false;
-        self.list.send_if_modified(|mine| {
-            if mine.knows(list) {
-                return false;
-            }
-            match mine.merge(list) {
-                Ok(merged) => {
-                    *mine = merged;
-                    changed = true;
-                    true
-                }
-                Err(e) => {
-                    tracing::warn!("a device list is not taken: {e}");
-                    false
-                }
-            }
-        });
-        if changed {
-            self.tell();
-            // What was refused of a device that may count now is asked for again.
-            if !std::mem::take(&mut *self.refused.lock()).is_empty() {
-                let up: Vec<DeviceId> = self.peers.lock().iter().filter(|(_, p)| p.up).map(|(id, _)| *id).collect();
-                up.into_iter().for_each(|peer| self.peer_up(peer));
-            }
-        }
     }
 
     /// Frames that came together: one fsync for all records that follow one another. Those before a bad frame count.
@@ -117,11 +87,9 @@ impl Inner {
     ) -> Result<(), String> {
         match frame {
             Frame::Record { .. } => {}
-            Frame::List(bytes) => {
-                let list =
-                    DeviceList::parse_and_verify(&bytes, &self.account).map_err(|e| format!("a device list: {e}"))?;
-                self.merge_list(&list);
-            }
+            Frame::List(_) | Frame::Members(_) | Frame::Shelf(_) => self.take_said(peer, frame)?,
+            // The decoder puts it before what follows.
+            Frame::More(_) => {}
             Frame::Have(roots) => {
                 let lacking: Vec<bool> = {
                     let core = self.core.lock();
@@ -183,7 +151,7 @@ impl Inner {
     /// is left out, and the peer read on. What no honest peer sends is an error.
     fn believe(&self, peer: DeviceId, record: &Signed) -> Result<bool, RecordError> {
         let author = record.entry().author.device;
-        let verified = record.verify(&self.list.borrow());
+        let verified = record.verify(&self.circle.borrow());
         match verified {
             Ok(()) => return Ok(true),
             Err(e @ (RecordError::NotListed(_) | RecordError::MayNotWrite(_))) if author != peer => {
@@ -257,11 +225,6 @@ impl Inner {
         }
         Ok(())
     }
-
-    pub(super) fn name_of(&self, device: &DeviceId) -> String {
-        let list = self.list.borrow();
-        list.get(device).map_or_else(|| device.to_string(), |d| d.name.clone())
-    }
 }
 
 fn unpacked(body: Option<Vec<u8>>) -> Result<Option<Vec<u8>>, String> {
@@ -288,7 +251,7 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
     };
     let hello = {
         let core = inner.core.lock();
-        let full = inner.list.borrow().get(&peer).is_some_and(|d| d.role == Role::Full);
+        let full = inner.counts(&peer);
         let snapshot = full && core.logs.frontier().unconfirmed;
         Hello { version: 1, heads: core.engine.heads().clone(), snapshot }
     };
@@ -297,6 +260,12 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
     let Ok(request) = request else { return Err(NotAgain) };
     let response = match net.request(peer, request).await {
         Ok(r) if r.status() == hyper::StatusCode::OK => r,
+        Ok(r) if r.status() == hyper::StatusCode::GONE => {
+            return never(format!(
+                "{} says that this device does not belong to the share any more",
+                inner.name_of(&peer)
+            ));
+        }
         Ok(r) => {
             tracing::warn!("{} does not give its feed: {}", inner.name_of(&peer), r.status());
             return Ok(());

@@ -17,10 +17,12 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use keymgr::account::AccountKey;
+use keymgr::circle::Circle;
 use keymgr::device::DeviceKeys;
 use keymgr::devices::{DeviceList, Listed, Role};
 use keymgr::ids::{DeviceId, FileId, Incarnation, Locator, NodeId, ShareId, StoreName};
 use keymgr::root::LOCATOR;
+use keymgr::shelf::Shelf;
 use sync::bodies::groups_of_file;
 use sync::engine::EntryId;
 use sync::install::{FOLDER_HEADER, header_name};
@@ -67,6 +69,8 @@ pub struct Lab {
     pub account: AccountKey,
     pub share: ShareId,
     pub list: DeviceList,
+    /// Of a share with other accounts.
+    pub shared: Option<Circle>,
     pub admin: Arc<DeviceKeys>,
     pub hub: Arc<Hub>,
 }
@@ -85,7 +89,7 @@ impl Lab {
         let runtime = Arc::new(runtime);
         let admin = keys[0].clone();
         let hub = Arc::new(Hub::default());
-        let lab = Self { runtime, account, share: ShareId::from_bytes([7; 16]), list, admin, hub };
+        let lab = Self { runtime, account, share: ShareId::from_bytes([7; 16]), list, shared: None, admin, hub };
         let devices = keys.into_iter().zip(devices).map(|(keys, (_, role))| Device::new(keys, *role)).collect();
         (lab, devices)
     }
@@ -97,6 +101,11 @@ impl Lab {
         self.list = self.list.with_added(&*self.admin, listed).unwrap();
         running.iter().for_each(|d| d.replica().take_list(&self.list));
         Device::new(keys, role)
+    }
+
+    /// Who is in it.
+    pub fn circle(&self) -> Circle {
+        self.shared.clone().unwrap_or_else(|| Circle::of_account(self.list.clone()))
     }
 
     /// Links two devices, both ways, in all shares that both run.
@@ -121,7 +130,8 @@ impl Lab {
         for device in &devices[1..] {
             list = list.with_added(&*admin, listed(device)).unwrap();
         }
-        let lab = Self { runtime: self.runtime.clone(), account, share, list, admin, hub: self.hub.clone() };
+        let lab =
+            Self { runtime: self.runtime.clone(), account, share, list, shared: None, admin, hub: self.hub.clone() };
         let again = |d: &&Device| {
             let mut again = Device::new(d.keys.clone(), d.role);
             again.shares = d.shares.clone();
@@ -367,9 +377,8 @@ impl Device {
             store: self.store().to_owned(),
             share: lab.share,
             keys: self.keys.clone(),
-            role: self.role,
-            account: lab.account.id(),
-            list: lab.list.clone(),
+            circle: lab.circle(),
+            shelf: Shelf::empty(lab.share),
             incarnation: self.incarnation,
             session: self.session,
             clean: self.clean,
