@@ -230,6 +230,7 @@ fn long_names_times_and_attributes_travel() {
     disk::copy(place(&there, &name), place(&here, &name)).unwrap();
     let shown = volume.gate(|gate| {
         let shown = gate.dress(&place(&here, &name), EntryId::File(file), &seen.files[0].attrs).unwrap();
+        assert!(gate.name(&place(&here, &name), EntryId::File(file), &seen.files[0].attrs).unwrap());
         gate.touched(&[root(&here)], &[file]);
         shown
     });

@@ -108,6 +108,10 @@ impl Inside for InGate<'_> {
         }
     }
 
+    fn name(&self, path: &Path, id: &EntryId, attrs: &[u8]) -> std::io::Result<bool> {
+        self.0.name(path, to_fs(*id), attrs).map_err(std::io::Error::other)
+    }
+
     fn dress(&self, path: &Path, id: &EntryId, attrs: &[u8]) -> std::io::Result<Option<Vec<u8>>> {
         let shown = self.0.dress(path, to_fs(*id), attrs).map_err(std::io::Error::other)?;
         Ok((shown != attrs).then_some(shown))

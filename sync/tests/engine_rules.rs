@@ -215,3 +215,26 @@ fn a_reader_never_authors() {
     let mut reader = Engine::new(share(), DeviceId::from_bytes([3; 32]), false);
     assert!(reader.author(&Observation { folders: listing(&[("doc", 1)]), files: vec![file(1, 1)] }).is_empty());
 }
+
+/// Renamed, promised, and killed before the rename was recorded, with an index that does not know the file yet: fs tells
+/// of the new name, and it stays. A rename by another device, which no step has done yet, is not undone by that.
+#[test]
+fn after_an_unclean_end_a_rename_that_was_not_recorded_is_and_one_that_was_not_done_is_not_undone() {
+    let (mut a, mut b) = two(Rules::default());
+    a.does(&[("tmp", 1), ("other", 2)], vec![file(1, 1), file(2, 2)]);
+    b.takes(&a, true);
+    b.steps();
+    assert_eq!(b.does(&[("tmp", 1), ("renamed-by-b", 2)], vec![]).len(), 1);
+
+    let mut again = Device::new(10, Rules::default());
+    for entry in a.log.iter().chain(&b.log) {
+        again.engine.handle_held(entry.clone());
+    }
+    let on_disk = [("doc", 1), ("other", 2)];
+    again.engine.adopt(&Observation { folders: listing(&on_disk), files: vec![file(1, 1), file(2, 2)] });
+    let made = again.does(&on_disk, vec![]);
+    let names: Vec<_> = made.iter().map(|r| r.places()[0].name.to_string()).collect();
+    assert_eq!(names, ["doc"], "{made:#?}");
+    again.steps();
+    assert_eq!(again.names(), [("doc".to_owned(), 1), ("renamed-by-b".to_owned(), 2)]);
+}

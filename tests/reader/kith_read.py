@@ -8,7 +8,8 @@
 
 With `--share ID` all this is of another share than the root share, whose store is STORE/shares/ID.
 
-`verify` compares the store with its records: every file's length and root, and that no entry is missing or too many.
+`verify` compares the store with its records: every file's length and root, that its content opens, and that no entry is
+missing or too many.
 `list` prints a line for each entry: kind, mode, size, path (escaped), and for a junction the share's id. What is refused is told on standard error, and the
 exit code is then 1. Without `verify` an older version put back whole passes, as it does with any backup tool.
 """
@@ -150,6 +151,10 @@ def verify(store, share, tree):
                 raw = f.read()
             fits = [r for r in found if (r.content["length"], r.content["root"]) == (len(raw), fmt.root(raw)) and r.kind == entry.kind]
             why = None if fits else "it differs from its record"
+            try:
+                fmt.read_content(tree.keys, entry.header, raw, len(raw))
+            except fmt.Refused as refused:
+                why = f"signed, and does not open: {refused}" if fits else why
         if why:
             print(f"refused: {show(entry.path)}: {why}", file=sys.stderr)
             bad += 1

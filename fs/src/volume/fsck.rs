@@ -20,7 +20,7 @@ pub struct Finding {
 }
 
 impl Volume {
-    /// Verifies all that there is, and tells `each` of every file and folder that is done.
+    /// Verifies all that there is, and tells `each` of every file that is done.
     ///
     /// `repair`: files that cannot be verified go to quarantine. The caller must not count on the tree that it knew any
     /// more: what is fetched again is for whoever replicates.
@@ -49,7 +49,6 @@ impl Volume {
             let _gate = inner.gate.read();
             let mut tree = inner.tree.lock();
             let shown_folder = tree.shown_folder(ino);
-            each(&shown_folder);
             if let Err(e) = inner.load_listing(&mut tree, ino) {
                 let path = tree.folder_path(ino).unwrap_or_default();
                 found.push(Finding { shown: shown_folder, path, id: None, what: e.to_string() });
@@ -81,8 +80,10 @@ impl Volume {
             }
             drop(tree);
             for file in files {
-                if let Err(e) = inner.check_file(file) {
-                    let tree = inner.tree.lock();
+                let checked = inner.check_file(file);
+                let tree = inner.tree.lock();
+                each(&tree.shown_file(file));
+                if let Err(e) = checked {
                     let id = tree.file(file).ok().map(|f| EntryId::File(f.file.id));
                     let path = tree.file_path(file)?.unwrap_or_default();
                     found.push(Finding { shown: tree.shown_file(file), path, id, what: e.to_string() });

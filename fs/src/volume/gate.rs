@@ -125,6 +125,19 @@ impl Gate<'_> {
         folder.is_some_and(|folder| folder.dirty)
     }
 
+    /// Writes what a name needs beside it that is too long for a ciphertext's name; `path` has that name, or gets it next.
+    /// Whether it is such a name.
+    pub fn name(&self, path: &Path, id: EntryId, sealed: &[u8]) -> Result<bool> {
+        let path = self.inner.inside(path);
+        let store = path.file_name().and_then(|n| n.to_str()).and_then(|n| StoreName::parse(n).ok());
+        let Some(store) = store.filter(name::is_long) else { return Ok(false) };
+        let attrs = Attrs::open(&self.inner.keys(), id.as_bytes(), sealed).map_err(Error::refused(&path))?;
+        if let Some(content) = attrs.long_names.iter().find(|content| name::fits_sidecar(&store, content)) {
+            self.inner.write_sidecar(path.parent().unwrap_or(Path::new("")), &store, content)?;
+        }
+        Ok(true)
+    }
+
     /// Applies sealed attributes to a ciphertext file or folder. What it shows then comes back, sealed: it is something
     /// else where the disk or our rights cannot do it.
     pub fn dress(&self, path: &Path, id: EntryId, sealed: &[u8]) -> Result<Vec<u8>> {
@@ -139,7 +152,6 @@ impl Gate<'_> {
         }
         .map_err(Error::io(&path))?;
         let io = || Error::io(&path);
-        self.write_long_name(&path, &wanted)?;
         let there = attrs::read_xattrs(disk.as_ref(), &keys, id.as_bytes()).map_err(io())?;
         for name in there.keys().filter(|name| !wanted.xattrs.iter().any(|(n, _)| n == *name)) {
             attrs::write_xattr(disk.as_ref(), &keys, id.as_bytes(), name, None).map_err(io())?;
@@ -245,18 +257,6 @@ impl Gate<'_> {
         read.is_ok()
             && crate::format::header::Header::open(&self.inner.keys(), &bytes)
                 .is_ok_and(|(header, _)| header.kind == crate::content::Kind::Symlink)
-    }
-
-    /// The sidecar of the name that `path` has, where it is a long one.
-    fn write_long_name(&self, path: &Path, wanted: &Attrs) -> Result<()> {
-        let Some(store) = path.file_name().and_then(|n| n.to_str()).and_then(|n| StoreName::parse(n).ok()) else {
-            return Ok(());
-        };
-        let parent = path.parent().unwrap_or(Path::new(""));
-        match wanted.long_names.iter().find(|content| name::fits_sidecar(&store, content)) {
-            Some(content) => self.inner.write_sidecar(parent, &store, content),
-            None => Ok(()),
-        }
     }
 }
 

@@ -314,7 +314,7 @@ impl Engine {
             return Some(Change { node, record, commit: Commit::Shows(Box::new(new)), leaves, takes });
         };
         let mut new = DiskNode { places, ..old.clone() };
-        let moved = names(&old.places) != names(&new.places);
+        let moved = names(&old.places) != names(&new.places) || !seen.is_empty() && self.is_users_name(&node, &old);
         let mut changed = moved || old.places.iter().zip(&new.places).any(|(a, b)| a.place != b.place);
         if moved {
             new.places_from = None;
@@ -367,6 +367,20 @@ impl Engine {
         }
         let record = record(old.basis.clone(), old.kind, State::Live(live), self.share);
         Some(Change { node, record, commit: Commit::Shows(Box::new(new)), leaves, takes })
+    }
+
+    /// Whether a name that was found after an unclean end and that the records do not say is the user's: the last name was
+    /// given by this device, which had it on its disk, or no record has this one. Else a step was not done yet.
+    fn is_users_name(&self, node: &NodeId, disk: &DiskNode) -> bool {
+        if disk.places_from.is_some() || *node == self.root {
+            return false;
+        }
+        let Some(known) = self.nodes.get(node) else { return true };
+        let mine =
+            known.shown.places_from.and_then(|h| known.records.get(&h)).is_some_and(|r| r.author.device == self.me);
+        let here: BTreeSet<_> = disk.places.iter().map(|p| (p.place.parent, &p.place.name)).collect();
+        let says = |r: &Record| r.places().iter().map(|p| (p.parent, &p.name)).collect::<BTreeSet<_>>() == here;
+        mine || !known.records.values().any(|r| says(&r.record))
     }
 
     /// A record's live state from what the disk shows: fields that did not change keep their source.

@@ -55,6 +55,9 @@ impl Work<'_> {
         let file = File::from(beneath(&place.dir, Path::new(&aside), OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
         file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
         self.dress(&made, *attrs_for, attrs)?;
+        for (spot, _) in at {
+            self.name(spot, *attrs_for, attrs)?;
+        }
         file.sync_all()?;
         let flags = if let Some(old) = old {
             self.keep(&place, old, found.next().unwrap_or(Found::Nothing))?;

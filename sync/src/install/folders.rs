@@ -44,6 +44,7 @@ impl Work<'_> {
         sync(&place.dir)?;
         self.touched.folders.push(at.folder);
         self.touched.folders.push(*node);
+        self.name(at, EntryId::Folder(*node), attrs)?;
         self.dress(&place.path, EntryId::Folder(*node), attrs)
     }
 
@@ -126,6 +127,9 @@ impl Work<'_> {
                 None => self.tree.dir(&[])?,
             };
             self.same_header(&dir, node, attrs)?;
+        }
+        if let Some(spot) = at {
+            self.name(spot, *attrs_for, attrs)?;
         }
         self.dress(&path, *attrs_for, attrs)
     }

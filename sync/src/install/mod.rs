@@ -27,10 +27,20 @@ pub use tree::{Tree, header_name};
 /// Bytes of a folder's header, which the attributes of a folder's record begin with.
 pub const FOLDER_HEADER: usize = 256;
 
+/// A folder's attributes begin with its header.
+pub fn sealed_attrs<'a>(attrs: &'a [u8], id: &EntryId) -> Option<&'a [u8]> {
+    match id {
+        EntryId::Folder(_) => attrs.get(FOLDER_HEADER..),
+        EntryId::File(_) => Some(attrs),
+    }
+}
+
 /// What a full device's file system does in a step; a blind device has none of it.
 pub trait Inside {
     /// Open for writing, or changed and not observed yet.
     fn busy(&self, id: &EntryId) -> bool;
+    /// Writes what a long name at this path needs beside it; whether it is one. The attributes hold it.
+    fn name(&self, path: &Path, id: &EntryId, attrs: &[u8]) -> io::Result<bool>;
     /// Gives a ciphertext file or folder these sealed attributes; what it shows then, where that is something else.
     fn dress(&self, path: &Path, id: &EntryId, attrs: &[u8]) -> io::Result<Option<Vec<u8>>>;
     /// Entries of these folders changed, these files were replaced or dressed.
@@ -161,13 +171,20 @@ impl Work<'_> {
         if self.busy(&EntryId::File(content.file)) { Err(Stop::Busy) } else { Ok(()) }
     }
 
+    /// What a long name needs beside it, before or after the name itself is there. Its folder's entries are read again then.
+    fn name(&mut self, spot: &Spot, id: EntryId, attrs: &[u8]) -> Result<(), Stop> {
+        let Some(inside) = self.inside else { return Ok(()) };
+        if inside.name(&self.place(spot)?.path, &id, sealed_attrs(attrs, &id).ok_or(Stop::Refused)?)? {
+            self.touched.folders.push(spot.folder);
+        }
+        Ok(())
+    }
+
     /// Attributes, where there is somebody who can open them. A folder's begin with its header.
     fn dress(&mut self, path: &Path, id: EntryId, attrs: &[u8]) -> Result<(), Stop> {
         let Some(inside) = self.inside else { return Ok(()) };
-        let (header, sealed) = match id {
-            EntryId::Folder(_) => attrs.split_at_checked(FOLDER_HEADER).ok_or(Stop::Refused)?,
-            EntryId::File(_) => (&[][..], attrs),
-        };
+        let sealed = sealed_attrs(attrs, &id).ok_or(Stop::Refused)?;
+        let header = &attrs[..attrs.len() - sealed.len()];
         if let EntryId::Folder(_) = id {
             // Its own time may be among those kept; what comes now is the one that counts.
             self.restore_times();

@@ -11,7 +11,7 @@ use super::forget::{SIGN, TIDY, seconds};
 use super::{Core, Host, Inner, fetch};
 use crate::bodies::groups_of_file;
 use crate::engine::{DiskNode, Done, EntryId, Settled, Spot, Step, Unsettled};
-use crate::install::{Inside, Paths, Touched};
+use crate::install::{Inside, Paths, Touched, sealed_attrs};
 use crate::record::Content;
 use crate::scan::Signature;
 
@@ -252,14 +252,6 @@ struct Due {
     what: Unsettled,
     shown: Option<DiskNode>,
     body: Option<PathBuf>,
-}
-
-/// A folder's attributes begin with its header.
-fn sealed_attrs<'a>(attrs: &'a [u8], id: &EntryId) -> Option<&'a [u8]> {
-    match id {
-        EntryId::Folder(_) => attrs.get(crate::install::FOLDER_HEADER..),
-        EntryId::File(_) => Some(attrs),
-    }
 }
 
 fn outcome(done: &Done) -> &'static str {

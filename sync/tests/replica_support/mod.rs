@@ -593,6 +593,9 @@ impl Inside for NoKeys {
     fn busy(&self, _: &EntryId) -> bool {
         false
     }
+    fn name(&self, _: &Path, _: &EntryId, _: &[u8]) -> io::Result<bool> {
+        Ok(false)
+    }
     fn dress(&self, _: &Path, id: &EntryId, _: &[u8]) -> io::Result<Option<Vec<u8>>> {
         self.dressing.iter().for_each(|f| f(id));
         Ok(None)
