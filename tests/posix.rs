@@ -8,18 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::Device;
-
-/// A vault that every user of this machine may enter, mounted as it comes.
-fn shared(name: &str) -> Device {
-    assert!(nix::unistd::geteuid().is_root(), "these tests need root");
-    let d = Device::new(name);
-    std::fs::set_permissions(d.path(""), PermissionsExt::from_mode(0o755)).unwrap();
-    d.init();
-    d.kith(&[Path::new("mount"), Path::new("--allow-other"), &d.mountpoint()]);
-    std::fs::set_permissions(d.mountpoint(), PermissionsExt::from_mode(0o755)).unwrap();
-    d
-}
+use common::shared;
 
 fn tool(name: &str) -> PathBuf {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/bin").join(name);
@@ -126,6 +115,22 @@ fn fsx_finds_no_byte_out_of_place() {
             });
         }
     });
+    d.umount();
+    d.kith(&["fsck"]);
+}
+
+#[test]
+fn fio_reads_back_what_it_wrote_at_random() {
+    let d = shared("fio");
+    let size = if long() { "1g" } else { "12m" };
+    d.script(
+        "cd $1; fio --output-format=terse --verify=crc32c --verify_fatal=1 --size=$2 --rw=randwrite --randseed=7 --group_reporting \
+         --name=blocks --filename=blocks --bs=4k --ioengine=psync --fsync=256 \
+         --name=odd --filename=odd --bsrange=1k-64k --bs_unaligned=1 --ioengine=psync \
+         --name=mapped --filename=mapped --bs=4k --ioengine=mmap \
+         --name=direct --filename=direct --bs=8k --ioengine=psync --direct=1 >$OLDPWD/fio.out || { cat $OLDPWD/fio.out; exit 1; }",
+        &[d.mountpoint().as_os_str(), size.as_ref()],
+    );
     d.umount();
     d.kith(&["fsck"]);
 }

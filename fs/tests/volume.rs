@@ -320,7 +320,7 @@ fn attributes_of_all_kinds_come_back_and_are_recorded() {
     volume.setxattr(ino, b"user.a", b"1", libc::XATTR_CREATE).unwrap();
     assert_eq!(volume.setxattr(ino, b"user.a", b"2", libc::XATTR_CREATE).unwrap_err().errno(), libc::EEXIST);
     assert_eq!(volume.setxattr(ino, b"user.b", b"2", libc::XATTR_REPLACE).unwrap_err().errno(), libc::ENODATA);
-    assert_eq!(volume.setxattr(ino, b"system.posix_acl_access", b"", 0).unwrap_err().errno(), libc::EOPNOTSUPP);
+    assert_eq!(volume.setxattr(ino, b"system.other", b"", 0).unwrap_err().errno(), libc::EOPNOTSUPP);
     volume.setxattr(ino, b"user.b", b"2", 0).unwrap();
     volume.removexattr(ino, b"user.a").unwrap();
     volume.setattr(ino, SetAttr { mode: Some(0o111), mtime: Some(-5), ..SetAttr::default() }).unwrap();

@@ -279,3 +279,30 @@ impl Pairing {
         assert!(!self.child.wait().unwrap().success(), "kith pair let somebody in");
     }
 }
+
+/// A vault that every user of this machine may enter, mounted as it comes. Only root can.
+pub fn shared(name: &str) -> Device {
+    use std::os::unix::fs::PermissionsExt;
+    assert!(nix::unistd::geteuid().is_root(), "these tests need root");
+    let d = Device::new(name);
+    std::fs::set_permissions(d.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    d.init();
+    d.mount_shared();
+    std::fs::set_permissions(d.mountpoint(), PermissionsExt::from_mode(0o755)).unwrap();
+    d
+}
+
+impl Device {
+    pub fn mount_shared(&self) {
+        self.kith(&[Path::new("mount"), Path::new("--allow-other"), &self.mountpoint()]);
+    }
+
+    /// Runs a script with `$1`, `$2`... `args`, in the device's folder; where it fails the test does.
+    pub fn script<S: AsRef<OsStr>>(&self, script: &str, args: &[S]) -> String {
+        let mut c = Command::new("bash");
+        c.args(["-euo", "pipefail", "-c", script, "script"]).args(args).current_dir(self.path(""));
+        let ran = ran(&c.env("HOME", self.path("home")).stdin(Stdio::null()).output().unwrap());
+        assert_eq!(ran.code, 0, "{script}\n{}{}", ran.out, ran.err);
+        ran.out
+    }
+}

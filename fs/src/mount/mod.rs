@@ -68,7 +68,7 @@ impl Forest {
         config.mount_options = options;
         config.acl = if o.allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
-        let session = fuser::spawn_mount(ops::Served::new(self.clone()), &at, &config)
+        let session = fuser::spawn_mount(ops::Served::new(self.clone(), o.allow_other), &at, &config)
             .map_err(|source| Error::Mount { path: at.clone(), source })?;
         let started = Teller::start(session.notifier());
         let (teller, thread) = started.map_err(|source| Error::Mount { path: at.clone(), source })?;

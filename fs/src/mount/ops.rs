@@ -28,11 +28,13 @@ const WRITE: FileHandle = FileHandle(1);
 pub(super) struct Served {
     /// All volumes as one.
     volume: Forest,
+    /// Others than its owner may enter.
+    shared: bool,
 }
 
 impl Served {
-    pub fn new(volume: Forest) -> Self {
-        Self { volume }
+    pub fn new(volume: Forest, shared: bool) -> Self {
+        Self { volume, shared }
     }
 }
 
@@ -43,8 +45,8 @@ fn errno(e: &Error) -> Errno {
     Errno::from_i32(e.errno())
 }
 
-fn who(req: &Request) -> Who {
-    Who { uid: req.uid(), gid: req.gid() }
+fn who(req: &Request, umask: u32) -> Who {
+    Who { uid: req.uid(), gid: req.gid(), umask: umask & 0o777 }
 }
 
 fn time(nanos: Nanos) -> SystemTime {
@@ -146,9 +148,15 @@ impl Filesystem for Served {
             InitFlags::FUSE_CACHE_SYMLINKS,
             InitFlags::FUSE_HANDLE_KILLPRIV_V2,
             InitFlags::FUSE_EXPLICIT_INVAL_DATA,
+            // A folder that hands down an access list does so in place of the umask.
+            InitFlags::FUSE_DONT_MASK,
         ] {
             // What a kernel lacks costs speed only.
             let _ = config.add_capabilities(flag);
+        }
+        if self.shared {
+            // Access lists count where others may enter. (It also has the kernel check permissions.)
+            let _ = config.add_capabilities(InitFlags::FUSE_POSIX_ACL);
         }
         let _ = config.set_max_write(1 << 20);
         Ok(())
@@ -209,7 +217,7 @@ impl Filesystem for Served {
         }
     }
 
-    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, dev: u32, reply: ReplyEntry) {
+    fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, dev: u32, reply: ReplyEntry) {
         let kind = match mode & libc::S_IFMT {
             libc::S_IFREG | 0 => Kind::File,
             libc::S_IFIFO => Kind::Fifo,
@@ -219,11 +227,11 @@ impl Filesystem for Served {
             libc::S_IFCHR => Kind::Char,
             _ => return reply.error(Errno::EPERM),
         };
-        entry(reply, self.volume.mknod(parent.0, name.as_bytes(), kind, mode & 0o7777, device(dev), who(req)));
+        entry(reply, self.volume.mknod(parent.0, name.as_bytes(), kind, mode & 0o7777, device(dev), who(req, umask)));
     }
 
-    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, reply: ReplyEntry) {
-        entry(reply, self.volume.mkdir(parent.0, name.as_bytes(), mode & 0o7777, who(req)));
+    fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        entry(reply, self.volume.mkdir(parent.0, name.as_bytes(), mode & 0o7777, who(req, umask)));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
@@ -235,7 +243,7 @@ impl Filesystem for Served {
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        entry(reply, self.volume.symlink(parent.0, name.as_bytes(), target.as_os_str().as_bytes(), who(req)));
+        entry(reply, self.volume.symlink(parent.0, name.as_bytes(), target.as_os_str().as_bytes(), who(req, 0)));
     }
 
     fn rename(
@@ -410,9 +418,18 @@ impl Filesystem for Served {
         empty(reply, self.volume.removexattr(ino.0, name.as_bytes()));
     }
 
-    fn create(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, _: u32, flags: i32, reply: ReplyCreate) {
+    fn create(
+        &self,
+        req: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
         let name = name.as_bytes();
-        let made = match self.volume.create(parent.0, name, mode & 0o7777, who(req)) {
+        let made = match self.volume.create(parent.0, name, mode & 0o7777, who(req, umask)) {
             // Somebody was faster, and that is what was asked for.
             Err(Error::Errno(libc::EEXIST)) if flags & libc::O_EXCL == 0 => {
                 self.volume.lookup(parent.0, name).and_then(|of| {

@@ -4,10 +4,10 @@ use super::attrs::{self, Attr, Device, Shown};
 use super::error::{Error, Result};
 use super::file::FileNode;
 use super::tree::{Node, Tree};
-use super::{Inner, Volume};
+use super::{Inner, Volume, acl};
 use crate::content::Kind;
 use crate::format::xattr::MAX_NAME;
-use crate::store::{Nanos, Space, Stat};
+use crate::store::{File, Nanos, Space, Stat};
 
 /// What to set; `None` leaves it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -114,6 +114,7 @@ impl Volume {
         let inner = &self.0;
         inner.writable()?;
         inner.check_xattr(name)?;
+        let (value, bits) = acl::set(name, value)?;
         let _gate = inner.gate.read();
         let mut tree = inner.tree.lock();
         tree.no_junction(ino)?;
@@ -129,6 +130,7 @@ impl Volume {
             let disk = inner.disk_of(&state, path.as_deref())?;
             let at = path.as_deref().unwrap_or(std::path::Path::new(""));
             attrs::write_xattr(disk.as_ref(), &keys, file.id.as_bytes(), name, value).map_err(Error::io(at))?;
+            set_bits(disk.as_ref(), bits, false).map_err(Error::io(at))?;
             let xattrs = inner.file_xattrs(&file, &mut state, path.as_deref())?;
             put(xattrs, name, value);
             inner.touch_attrs(ino, &mut state);
@@ -139,6 +141,7 @@ impl Volume {
             let node = tree.node_of(ino)?;
             let disk = inner.store.open_folder(&path).map_err(Error::io(&path))?;
             attrs::write_xattr(disk.as_ref(), &keys, node.as_bytes(), name, value).map_err(Error::io(&path))?;
+            set_bits(disk.as_ref(), bits, true).map_err(Error::io(&path))?;
             put(inner.folder_xattrs(&mut tree, ino)?, name, value);
             inner.touch_folder(&mut tree, ino)?;
         }
@@ -147,7 +150,15 @@ impl Volume {
     }
 }
 
-fn put(xattrs: &mut std::collections::BTreeMap<Vec<u8>, Vec<u8>>, name: &[u8], value: Option<&[u8]>) {
+/// The mode that an access list stands for.
+fn set_bits(disk: &dyn File, bits: Option<u32>, folder: bool) -> std::io::Result<()> {
+    match bits {
+        Some(bits) => attrs::set_mode(disk, attrs::stat(disk)?.mode & !0o777 | bits, folder),
+        None => Ok(()),
+    }
+}
+
+fn put(xattrs: &mut acl::Xattrs, name: &[u8], value: Option<&[u8]>) {
     match value {
         Some(value) => drop(xattrs.insert(name.to_vec(), value.to_vec())),
         None => drop(xattrs.remove(name)),
@@ -207,6 +218,14 @@ impl Inner {
         let path = tree.folder_path(ino)?;
         let disk = self.store.open_folder(&path).map_err(Error::io(&path))?;
         apply(disk.as_ref(), set, true).map_err(Error::io(&path))?;
+        if let Some(mode) = set.mode
+            && let Some(list) = acl::after_chmod(self.folder_xattrs(tree, ino)?, mode)
+        {
+            let node = tree.node_of(ino)?;
+            let written = attrs::write_xattr(disk.as_ref(), &self.keys(), node.as_bytes(), acl::ACCESS, Some(&list));
+            written.map_err(Error::io(&path))?;
+            put(self.folder_xattrs(tree, ino)?, acl::ACCESS, Some(&list));
+        }
         self.touch_folder(tree, ino)
     }
 
@@ -225,6 +244,13 @@ impl Inner {
         let symlink = file.kind == Kind::Symlink;
         let set = SetAttr { mode: set.mode.filter(|_| !symlink), ..*set };
         apply(disk.as_ref(), &set, false).map_err(Error::io(at))?;
+        if let Some(mode) = set.mode
+            && let Some(list) = acl::after_chmod(self.file_xattrs(&file, &mut state, path.as_deref())?, mode)
+        {
+            let id = file.id.as_bytes();
+            attrs::write_xattr(disk.as_ref(), &self.keys(), id, acl::ACCESS, Some(&list)).map_err(Error::io(at))?;
+            put(self.file_xattrs(&file, &mut state, path.as_deref())?, acl::ACCESS, Some(&list));
+        }
         if set.mtime.is_some() {
             (state.mtime, state.mtime_moved) = (set.mtime, false);
         }
@@ -244,7 +270,8 @@ impl Inner {
 
     fn check_xattr(&self, name: &[u8]) -> Result<()> {
         let known =
-            [&b"user."[..], b"security.", b"trusted."].iter().any(|p| name.starts_with(p) && name.len() > p.len());
+            [&b"user."[..], b"security.", b"trusted."].iter().any(|p| name.starts_with(p) && name.len() > p.len())
+                || [acl::ACCESS, acl::DEFAULT].contains(&name);
         match name.len() {
             _ if !known => Err(Error::Errno(libc::EOPNOTSUPP)),
             len if len > MAX_NAME => Err(Error::Errno(libc::ERANGE)),
@@ -253,7 +280,7 @@ impl Inner {
     }
 }
 
-fn apply(disk: &dyn crate::store::File, set: &SetAttr, folder: bool) -> std::io::Result<()> {
+fn apply(disk: &dyn File, set: &SetAttr, folder: bool) -> std::io::Result<()> {
     if set.uid.is_some() || set.gid.is_some() {
         // The disk drops bits at a change of owner, of the mark among them: what is true is put back.
         let mut mode = attrs::stat(disk)?.mode;

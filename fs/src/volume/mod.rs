@@ -3,6 +3,7 @@
 //! Nothing here knows FUSE; [`crate::mount`] does. Locks are taken in this order: the gate (every operation for reading,
 //! sync's steps for writing), the table of inodes, a file's own state.
 
+pub(crate) mod acl;
 pub(crate) mod attrs;
 pub mod carve;
 mod change;

@@ -23,11 +23,13 @@ use crate::store::File;
 pub struct Who {
     pub uid: u32,
     pub gid: u32,
+    /// What is taken off the modes of what is made.
+    pub umask: u32,
 }
 
 impl Who {
     pub fn me() -> Self {
-        Self { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() }
+        Self { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw(), umask: 0 }
     }
 }
 
@@ -104,11 +106,18 @@ impl Volume {
         let _gate = inner.gate.read();
         let mut tree = inner.tree.lock();
         inner.before_new(&mut tree, parent, name)?;
+        let (mode, xattrs) = match kind {
+            Kind::Symlink => (mode, Default::default()),
+            _ => inner.inherited(&mut tree, parent, false, mode, who.umask)?,
+        };
         let mut entry = inner.new_entry(&mut tree, parent, name, false)?;
         let path = tree.path_at(parent, &entry.store)?;
         let disk = inner.store.create(&path, 0o600).map_err(Error::io(&path))?;
         entry.ids = vec![EntryId::File(id)];
         let made = inner.fill_new(&mut tree, parent, &disk, &path, kind, mode, who, target, &entry, id);
+        let made = made.and_then(|content| {
+            inner.write_inherited(disk.as_ref(), id.as_bytes(), &xattrs).map_err(Error::io(&path)).map(|()| content)
+        });
         let mut content = match made {
             Ok(content) => content,
             Err(e) => {
@@ -123,7 +132,7 @@ impl Volume {
         {
             let mut state = file.state.write();
             state.touch();
-            state.xattrs = Some(Default::default());
+            state.xattrs = Some(xattrs);
             if open {
                 (state.opens, state.writers) = (1, 1);
                 state.content = Some(content);
@@ -160,10 +169,12 @@ impl Volume {
         entry.ids = vec![id];
         let at = inner.locator_of(&entry, &id).ok_or(Error::Errno(libc::EACCES))?;
         let inherits = inner.folder_stat(&mut tree, parent)?.mode & 0o2000;
+        let (mode, xattrs) = inner.inherited(&mut tree, parent, true, mode, who.umask)?;
         inner.store.make_folder(&path, 0o700).map_err(Error::io(&path))?;
         let made = inner.write_folder_header(&path, &node, &at).and_then(|()| {
             let disk = inner.store.open_folder(&path).map_err(Error::io(&path))?;
             inner.own(&mut tree, parent, disk.as_ref(), who).map_err(Error::io(&path))?;
+            inner.write_inherited(disk.as_ref(), node.as_bytes(), &xattrs).map_err(Error::io(&path))?;
             attrs::set_mode(disk.as_ref(), mode & 0o7777 | inherits, true).map_err(Error::io(&path))
         });
         if let Err(e) = made {
@@ -178,7 +189,7 @@ impl Volume {
             headers: vec![(node, Names::new(&inner.keys(), &node))],
             listing: Some(Listing::default()),
             stat: None,
-            xattrs: Some(Default::default()),
+            xattrs: Some(xattrs),
             listed: false,
             observed: false,
             dirty: true,
