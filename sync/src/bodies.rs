@@ -330,7 +330,12 @@ impl Partial {
 
     /// Takes the groups that another body has already.
     pub fn take_from(&mut self, base: &Path, groups: &Groups) -> Result<(), Error> {
-        let file = open(base).map_err(at(base))?;
+        self.take_from_body(&open(base).map_err(at(base))?, groups);
+        Ok(())
+    }
+
+    /// The same of one that is open.
+    pub fn take_from_body(&mut self, file: &File, groups: &Groups) {
         for index in 0..self.have.len() {
             if self.have[index] || groups.get(index).is_none() || groups.get(index) != self.groups.get(index) {
                 continue;
@@ -342,7 +347,6 @@ impl Partial {
                 let _ = self.put(index, &bytes);
             }
         }
-        Ok(())
     }
 
     fn punch(&self, index: usize) -> io::Result<()> {

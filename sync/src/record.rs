@@ -204,6 +204,9 @@ impl Record {
         if self.kind == Kind::Folder && places.len() != usize::from(!is_root) {
             return bad("a folder has one name");
         }
+        if self.kind == Kind::Share && places.len() > 1 {
+            return bad("a share has one place");
+        }
         if let Some(live) = self.live() {
             if live.attrs.len() > MAX_ATTRS {
                 return bad("attributes too long");
@@ -495,5 +498,6 @@ mod tests {
         assert!(change(&|r| r.node = NodeId::from_bytes([1; 16])).is_err());
         assert!(change(&|r| r.together = Some(Together { index: 2, count: 2 })).is_err());
         assert!(change(&|r| r.together = None).is_ok());
+        assert!(change(&|r| r.kind = Kind::Share).is_err(), "with two names");
     }
 }

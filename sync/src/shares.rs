@@ -19,7 +19,8 @@ use tokio::task::AbortHandle;
 
 use crate::link::{Body, Serve, full};
 use crate::net::Peer;
-use crate::replica::{Peers, Replica};
+use crate::record::Content;
+use crate::replica::{Elsewhere, Like, Peers, Replica};
 use crate::wire::{self, MAX_INVITATION};
 
 /// Shares that a device asks for at once.
@@ -90,6 +91,7 @@ impl Shares {
         {
             let mut state = self.0.state.lock();
             replica.set_net(state.net.clone());
+            replica.set_elsewhere(Arc::new(Others(Arc::downgrade(&self.0))));
             let running = Running { replica: replica.clone(), told: HashSet::new(), follow: follow.abort_handle() };
             state.shares.insert(share, running);
         }
@@ -237,6 +239,28 @@ impl Inner {
             *old = peers;
             changed
         });
+    }
+}
+
+/// What shares know of one another.
+struct Others(Weak<Inner>);
+
+impl Others {
+    fn but(&self, not: &ShareId) -> Vec<Replica> {
+        let Some(inner) = self.0.upgrade() else { return Vec::new() };
+        let state = inner.state.lock();
+        let others = state.shares.iter().filter(|(share, _)| *share != not);
+        others.map(|(_, running)| running.replica.clone()).collect()
+    }
+}
+
+impl Elsewhere for Others {
+    fn body(&self, not: &ShareId, content: &Content) -> Option<Like> {
+        self.but(not).iter().find_map(|replica| replica.body_like(content))
+    }
+
+    fn is_known_to(&self, peer: &DeviceId, not: &ShareId, content: &Content) -> bool {
+        self.but(not).iter().any(|r| r.has_seat(peer) && !r.contents_like(content).is_empty())
     }
 }
 

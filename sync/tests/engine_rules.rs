@@ -4,7 +4,8 @@ use keymgr::ids::{
     DeviceId, Epoch, FileId, Incarnation, LineageId, Locator, NodeId, RecordHash, Root, ShareId, StoreName,
 };
 use sync::engine::{
-    Done, Engine, EntryId, Observation, ObservedEntry, ObservedFile, ObservedFolder, Rules, Step, Taken, Unsettled,
+    Counting, Done, Engine, EntryId, Observation, ObservedEntry, ObservedFile, ObservedFolder, Rules, Step, Taken,
+    Unsettled,
 };
 use sync::record::{Author, Entry, Kind, Record};
 
@@ -237,4 +238,71 @@ fn after_an_unclean_end_a_rename_that_was_not_recorded_is_and_one_that_was_not_d
     assert_eq!(names, ["doc"], "{made:#?}");
     again.steps();
     assert_eq!(again.names(), [("doc".to_owned(), 1), ("renamed-by-b".to_owned(), 2)]);
+}
+
+/// Two devices give one share a place, each with a header of its own, apart from each other.
+#[test]
+fn a_share_has_one_junction_and_no_conflict() {
+    let junction = |version: u8| ObservedFile { kind: Kind::Share, ..file(9, version) };
+    let (mut a, mut b) = two(Rules::default());
+    a.does(&[("Photos", 9)], vec![junction(1)]);
+    b.does(&[("Pictures", 9)], vec![junction(2)]);
+    // What a step replaces lies beside the tree.
+    for device in [&mut a, &mut b] {
+        [1, 2].into_iter().for_each(|n| device.engine.handle_body(Root::from_bytes([n; 32])));
+    }
+    a.takes(&b, true);
+    b.takes(&a, true);
+    a.steps();
+    b.steps();
+    assert_eq!(a.names(), b.names());
+    assert_eq!(a.names().len(), 1);
+    let seals = |d: &mut Device| d.engine.unsettled().iter().all(|u| matches!(u, Unsettled::Seal { .. }));
+    assert!(a.engine.conflicts().is_empty() && seals(&mut a) && seals(&mut b));
+    let id = ShareId::from_bytes([9; 16]);
+    assert_eq!(a.engine.junctions(), [id].into());
+    let name = a.names()[0].0.clone();
+    // Left: it is gone; a file that takes its name is another node.
+    let left = a.does(&[(&name, 3)], vec![file(3, 3)]);
+    assert_eq!(left.len(), 2);
+    assert!(left.iter().any(|r| r.is_dead() && r.kind == Kind::Share));
+    assert!(a.engine.junctions().is_empty());
+    b.takes(&a, true);
+    b.steps();
+    assert!(b.engine.junctions().is_empty());
+}
+
+/// B took A's edit before A was removed, C learned of the removal first. What B then says anew is the same for both.
+#[test]
+fn what_a_removed_writer_had_done_is_said_anew_by_who_accepted_it() {
+    let ((mut a, mut b), mut c) = (two(Rules::default()), Device::new(30, Rules::default()));
+    b.does(&[("doc", 1), ("gone", 2)], vec![file(1, 1), file(2, 2)]);
+    for device in [&mut a, &mut c] {
+        device.takes(&b, true);
+        device.steps();
+    }
+    // An edit, a delete, a new file, and on the edit B builds another.
+    a.does(&[("doc", 1), ("new", 3)], vec![file(1, 4), file(3, 3)]);
+    b.takes(&a, true);
+    b.steps();
+    let moved = b.does(&[("named", 1), ("new", 3)], vec![]);
+    assert_eq!(moved.len(), 1);
+    let id = |d: &Device| d.author.device;
+    let (gone, seats) = (id(&a), [id(&c)]);
+    let counts = |device: &DeviceId| *device != gone;
+    let who = Counting { counts: &counts, seats: &seats, before: &[] };
+    b.engine.handle_peer_heads(id(&c), &b.engine.heads().clone());
+    assert!(b.engine.anew(&who).0.is_empty(), "all who stay have it");
+    b.engine.handle_peer_gone(&id(&c));
+    b.engine.handle_peer_heads(id(&c), c.engine.heads());
+    let (drafts, more) = b.engine.anew(&who);
+    assert_eq!((drafts.len(), more), (3, false));
+    b.sign(drafts);
+    assert!(b.engine.anew(&who).0.is_empty(), "once");
+    b.steps();
+    c.takes(&b, true);
+    c.steps();
+    assert_eq!(b.names(), c.names());
+    assert_eq!(c.names(), [("named".to_owned(), 1), ("new".to_owned(), 3)]);
+    assert!(c.engine.conflicts().is_empty() && b.engine.conflicts().is_empty());
 }

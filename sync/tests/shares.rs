@@ -82,3 +82,79 @@ fn who_leaves_one_share_is_still_a_peer_in_the_other() {
     assert_ne!(at_alice.shows(), at_laptop.shows());
     assert_eq!(laptop.shares.peers().borrow().len(), 0, "none has a JID here");
 }
+
+/// Another header, the same pages: what a folder's files are in the share that it became.
+fn carve(from: &Device, to: &Device, name: &str, number: u8) {
+    let mut bytes = std::fs::read(from.tree().join(name)).unwrap();
+    bytes[100..200].fill(number);
+    std::fs::write(to.tree().join(name), bytes).unwrap();
+}
+
+#[test]
+fn a_folder_that_becomes_a_share_costs_its_headers_where_its_files_are_held() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("alice", Full)]);
+    let [laptop, pi, alice] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    alice.start(&lab);
+    let large = 8 << 20;
+    laptop.save(&lab, "Film", 1, large);
+    for n in 0..20 {
+        laptop.save(&lab, &format!("Note{n}"), 10 + n, 30_000);
+    }
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    let (photos, mut again) = lab.another(ShareId::from_bytes([8; 16]), &[laptop, pi]);
+    let [at_laptop, at_pi] = &mut again[..] else { unreachable!() };
+    at_laptop.start(&photos);
+    carve(laptop, at_laptop, "Film", 1);
+    (0..20).for_each(|n| carve(laptop, at_laptop, &format!("Note{n}"), 2));
+    // Half of it is gone from the tree of the first share when it is asked for, and lies with the old versions.
+    std::fs::remove_file(laptop.tree().join("Film")).unwrap();
+    (0..10).for_each(|n| std::fs::remove_file(laptop.tree().join(format!("Note{n}"))).unwrap());
+    laptop.record(&lab);
+    until_same(pi, laptop);
+    at_laptop.record(&photos);
+    let meter = lab.hub.meter(pi, laptop);
+    let before = meter.read.load(std::sync::atomic::Ordering::SeqCst);
+    at_pi.start(&photos);
+    until_same(at_pi, at_laptop);
+    let read = meter.read.load(std::sync::atomic::Ordering::SeqCst) - before;
+    assert!(read < 40_000, "21 records and headers: {read}");
+    assert_eq!(at_pi.quarantined() + pi.quarantined(), 0);
+
+    // Who is new to it gets all.
+    let (with_alice, mut again) = lab.another(ShareId::from_bytes([9; 16]), &[laptop, alice]);
+    let [at_laptop, at_alice] = &mut again[..] else { unreachable!() };
+    at_laptop.start(&with_alice);
+    at_alice.start(&with_alice);
+    (10..20).for_each(|n| carve(laptop, at_laptop, &format!("Note{n}"), 3));
+    at_laptop.record(&with_alice);
+    lab.link(laptop, alice);
+    until_same(at_alice, at_laptop);
+}
+
+#[test]
+fn pages_that_only_look_alike_are_fetched() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    laptop.save(&lab, "Film", 1, 400_000);
+    laptop.save(&lab, "Note", 2, 9_000);
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    let (photos, mut again) = lab.another(ShareId::from_bytes([8; 16]), &[laptop, pi]);
+    let [at_laptop, at_pi] = &mut again[..] else { unreachable!() };
+    at_laptop.start(&photos);
+    at_pi.start(&photos);
+    for (name, at) in [("Film", 300_000), ("Note", 5_000)] {
+        carve(laptop, at_laptop, name, 1);
+        let path = at_laptop.tree().join(name);
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    }
+    at_laptop.record(&photos);
+    until_same(at_pi, at_laptop);
+}

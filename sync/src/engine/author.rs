@@ -162,7 +162,8 @@ impl Engine {
             let hash = blake3::derive_key(NODE_CONTEXT, file.as_bytes());
             NodeId::from_bytes(std::array::from_fn(|i| hash[i]))
         };
-        if self.by_file.contains_key(&file) || !self.rules.saved {
+        // A junction is the node of its share, whatever had its name before.
+        if self.by_file.contains_key(&file) || kind == Kind::Share || !self.rules.saved {
             return fresh();
         }
         let retaken = self.disk.at(spot).iter().copied().find(|node| {

@@ -4,6 +4,7 @@
 //! a function of the records held and of the bodies that are whole here; nothing depends on the order of arrival.
 
 mod adopt;
+mod anew;
 mod author;
 mod disk;
 mod forget;
@@ -15,6 +16,7 @@ mod settle;
 mod steps;
 mod view;
 
+pub use anew::Counting;
 pub use disk::{DiskNode, DiskPlace};
 pub use forget::Forgotten;
 pub use heads::{Head, Heads};
@@ -119,6 +121,7 @@ pub struct Engine {
     disk: Disk,
     wants: BTreeMap<NodeId, Vec<Content>>,
     odd: BTreeSet<NodeId>,
+    junctions: BTreeMap<NodeId, ShareId>,
     drafted: VecDeque<(Record, author::Commit)>,
     pending: BTreeMap<Spot, author::Pending>,
     steps: steps::Queue,
@@ -154,6 +157,7 @@ impl Engine {
             disk: Disk::new(root),
             wants: BTreeMap::new(),
             odd: BTreeSet::new(),
+            junctions: BTreeMap::new(),
             drafted: VecDeque::new(),
             pending: BTreeMap::new(),
             steps: steps::Queue::default(),
@@ -351,6 +355,10 @@ impl Engine {
             let (whole, carried): (HashSet<RecordHash>, HashSet<RecordHash>) = all.copied().partition(|h| body(&h));
             let Some(mut node) = self.nodes.remove(&id) else { continue };
             node.resolve(&self.rules, &whole, &carried);
+            match node.shown.contents.first().filter(|_| node.shown.live && node.shown.kind == Some(Kind::Share)) {
+                Some(side) => drop(self.junctions.insert(id, ShareId::from_bytes(*side.content.file.as_bytes()))),
+                None => drop(self.junctions.remove(&id)),
+            }
             self.tree.set(id, &node.shown);
             // Where nothing else can be shown, older versions will do.
             let dark = !node.shown.live;
@@ -409,6 +417,19 @@ impl Engine {
         };
         let mut nodes = nodes;
         nodes.any(|node| node.tops().iter().any(|h| names(h, node)))
+    }
+
+    /// The shares that have a place in this one.
+    pub fn junctions(&mut self) -> BTreeSet<ShareId> {
+        self.refresh();
+        self.junctions.values().copied().collect()
+    }
+
+    /// What records of a file say was in it, the living last.
+    pub fn contents_of(&self, file: &FileId) -> Vec<Content> {
+        let Some(node) = self.by_file.get(file).and_then(|node| self.nodes.get(node)) else { return Vec::new() };
+        let all = node.records.values().filter_map(|r| r.record.content()).filter(|c| c.file == *file).copied();
+        all.chain(node.shown.contents.first().map(|side| side.content).filter(|c| c.file == *file)).collect()
     }
 
     pub fn heads(&self) -> &Heads {

@@ -214,7 +214,12 @@ impl Node {
         let others: HashSet<RecordHash> = sides.iter().filter(|s| Some(s.content) != winner).map(|s| s.from).collect();
         let mut values = HashSet::new();
         sides.retain(|side| values.insert(side.content));
-        if rules.dot {
+        // Two that put one share into the tree made two headers of one junction: that is nothing to settle.
+        let junction = kind == Some(Kind::Share);
+        if junction {
+            sides.truncate(1);
+        }
+        if rules.dot && !junction {
             let other =
                 |h: &RecordHash| live.iter().any(|(l, v)| *l == h && others.contains(&v.content_from.unwrap_or(**l)));
             shown.cover.retain(|h| !other(h));

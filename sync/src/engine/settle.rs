@@ -196,7 +196,7 @@ impl Engine {
 
     /// The state that records show, as one record would say it. `None`: its attributes are sealed for another file
     /// and this disk has not shown them yet.
-    fn live_shown(&self, node: &NodeId, shown: &Shown) -> Option<Live> {
+    pub(super) fn live_shown(&self, node: &NodeId, shown: &Shown) -> Option<Live> {
         let side = shown.contents.first();
         let mut attrs = shown.attrs.clone();
         let mut attrs_from = shown.attrs_from;

@@ -1,6 +1,7 @@
 //! Who is in the share, as it is learned from peers and from this device's own admin: merged, made durable, told on.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use keymgr::circle::{Access, Circle, Error, Seat};
 use keymgr::devices::{DeviceList, Listed};
@@ -210,6 +211,7 @@ impl Inner {
         }
         self.keep();
         self.tell();
+        self.anew.store(true, Ordering::Relaxed);
         // Whose records count may be another question now: those of others are asked for again, own ones made anew.
         if !std::mem::take(&mut *self.refused.lock()).is_empty() {
             let up: Vec<DeviceId> = self.peers.lock().iter().filter(|(_, p)| p.up).map(|(id, _)| *id).collect();

@@ -13,6 +13,7 @@ use keymgr::ids::{DeviceId, Root};
 use keymgr::root::{self, GROUP, Groups};
 use tokio::sync::mpsc;
 
+use super::elsewhere::HEADER;
 use super::{Inner, Peer, Peers};
 use crate::bodies::{self, Partial};
 use crate::engine::Wanted;
@@ -194,6 +195,9 @@ async fn whole(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wante
         // Longer than anything that is fetched.
         return Err(Stop::Lacks);
     }
+    if from_elsewhere(inner, net, peer, want).await? {
+        return Ok(());
+    }
     if length <= GROUP {
         let bytes = get(net, peer, inner.at_peer(&format!("objects/{root}")), None, GROUP).await?;
         if bytes.len() as u64 != length {
@@ -223,6 +227,18 @@ async fn whole(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wante
     let inner = inner.clone();
     let done = tokio::task::spawn_blocking(move || inner.bodies.finish(partial)).await;
     Ok(done.map_err(|e| Stop::Broken(e.to_string()))??)
+}
+
+/// Of a body that another share has, only the header is fetched.
+async fn from_elsewhere(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wanted) -> Result<bool, Stop> {
+    let (content, at) = (want.content, inner.clone());
+    let like = tokio::task::spawn_blocking(move || at.like(&content)).await;
+    let Some(like) = like.map_err(|e| Stop::Broken(e.to_string()))? else { return Ok(false) };
+    let length = HEADER.min(content.length);
+    let header = get(net, peer, inner.at_peer(&format!("objects/{}", content.root)), Some(0..length), length).await?;
+    let at = inner.clone();
+    let made = tokio::task::spawn_blocking(move || at.complete(&like, &header, &content)).await;
+    Ok(made.map_err(|e| Stop::Broken(e.to_string()))??)
 }
 
 /// The chaining values: what changed of the base's where the peer knows that, else all.

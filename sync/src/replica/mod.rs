@@ -7,6 +7,7 @@
 mod audit;
 mod author;
 mod circle;
+mod elsewhere;
 mod faults;
 mod fetch;
 mod forget;
@@ -18,9 +19,10 @@ mod status;
 mod steps;
 mod take;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -43,6 +45,7 @@ use crate::record::{Author, Content, Kind};
 use crate::{bodies, log};
 
 pub use author::Observed;
+pub(crate) use elsewhere::{Elsewhere, Like};
 pub use faults::{Fault, Wrong};
 pub use start::Opened;
 pub use status::Status;
@@ -132,6 +135,12 @@ struct Inner {
     shelf: watch::Sender<Shelf>,
     kept: Mutex<crate::members::Kept>,
     title: Mutex<String>,
+    /// Whether there may be records of others to be said anew.
+    anew: AtomicBool,
+    /// The shares that have a place in this one.
+    junctions: watch::Sender<BTreeSet<ShareId>>,
+    /// The other shares of this device.
+    elsewhere: Mutex<Option<Arc<dyn Elsewhere>>>,
     step: (Mutex<Work>, Condvar),
     fetch: mpsc::UnboundedSender<fetch::Event>,
     peers: Mutex<HashMap<DeviceId, Peer>>,
@@ -219,6 +228,11 @@ impl Replica {
                 feed.abort();
             }
         }
+    }
+
+    /// The shares that have a place in this one, now and whenever they change: those that this device is to hold too.
+    pub fn junctions(&self) -> watch::Receiver<BTreeSet<ShareId>> {
+        self.0.junctions.subscribe()
     }
 
     /// What the records say is in a file that this disk shows, with its chaining values where they are known.
@@ -310,6 +324,15 @@ impl Inner {
     fn kick(&self) {
         self.step.0.lock().due = true;
         self.step.1.notify_all();
+    }
+
+    fn look_for_junctions(&self) {
+        let now = self.core.lock().engine.junctions();
+        self.junctions.send_if_modified(|old| {
+            let changed = *old != now;
+            *old = now;
+            changed
+        });
     }
 
     /// Feeds have something to send.

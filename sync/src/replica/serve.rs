@@ -120,7 +120,7 @@ impl Inner {
     /// Opens a body that is whole here: beneath the store, and never what a symlink points at. While a step takes it from
     /// beside the tree into it, or moves what it lies in, it is neither where it was nor known to be where it will be:
     /// whoever asks then waits for the end of the step, and is not told that it is not here.
-    fn open_body(&self, root: &Root) -> io::Result<File> {
+    pub(super) fn open_body(&self, root: &Root) -> io::Result<File> {
         match self.open_now(root) {
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.core.lock().engine.has_body(root) => {
                 let _authoring = self.authoring.lock();
@@ -292,7 +292,7 @@ impl Inner {
             while size < BATCH
                 && let Some(record) = outgoing.records.next()
             {
-                let body = self.in_line(&record);
+                let body = self.in_line(peer, &record);
                 size += record.bytes().len() + body.as_ref().map_or(0, Vec::len);
                 frames.push(Frame::Held { signed: record.bytes().to_vec(), body });
             }
@@ -306,7 +306,7 @@ impl Inner {
         for record in &records {
             let e = record.entry();
             feed.sent.raise(e.author, Head { number: e.number, hash: e.hash });
-            let body = self.in_line(record);
+            let body = self.in_line(peer, record);
             size += body.as_ref().map_or(0, Vec::len);
             frames.push(Frame::Record { signed: record.bytes().to_vec(), body });
             // The others in the next round: bodies count for the memory that this takes.
@@ -335,9 +335,12 @@ impl Inner {
     }
 
     /// A short body that this record set, if it is whole here.
-    fn in_line(&self, record: &Signed) -> Option<Vec<u8>> {
+    fn in_line(&self, peer: DeviceId, record: &Signed) -> Option<Vec<u8>> {
         let live = record.entry().record.live()?;
         let content = live.content.as_ref().filter(|c| live.content_from.is_none() && c.length <= SMALL)?;
+        if self.needs_no_body(&peer, record) {
+            return None;
+        }
         let mut bytes = Vec::new();
         self.open_body(&content.root).ok()?.take(SMALL + 1).read_to_end(&mut bytes).ok()?;
         let right = keymgr::root::Groups::of_bytes(&bytes).root() == content.root;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{mpsc, watch};
@@ -85,6 +86,7 @@ impl Replica {
             }
         }
         index.begin(session);
+        let junctions = engine.junctions();
         let (fetch, events) = mpsc::unbounded_channel();
         let core = Core {
             engine,
@@ -113,6 +115,9 @@ impl Replica {
             shelf: watch::Sender::new(shelf),
             kept: Mutex::new(kept),
             title: Mutex::default(),
+            anew: AtomicBool::new(true),
+            junctions: watch::Sender::new(junctions),
+            elsewhere: Mutex::default(),
             step: (Mutex::default(), Condvar::new()),
             fetch,
             peers: Mutex::default(),

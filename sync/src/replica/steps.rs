@@ -2,15 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use keymgr::ids::{Root, StoreName};
+use keymgr::ids::{DeviceId, Root, StoreName};
 use parking_lot::Mutex;
 
 use super::forget::{SIGN, TIDY, seconds};
 use super::{Core, Host, Inner, fetch};
 use crate::bodies::groups_of_file;
-use crate::engine::{DiskNode, Done, EntryId, Settled, Spot, Step, Unsettled};
+use crate::engine::{Counting, DiskNode, Done, EntryId, Settled, Spot, Step, Unsettled};
 use crate::install::{Inside, Paths, Touched, sealed_attrs};
 use crate::record::Content;
 use crate::scan::Signature;
@@ -48,7 +49,8 @@ impl Inner {
             }
             stuck = false;
             while self.run(&mut stuck) {}
-            if self.settle_all() {
+            self.look_for_junctions();
+            if self.settle_all() | self.say_anew() {
                 self.tell();
                 self.kick();
             }
@@ -191,6 +193,35 @@ impl Inner {
             }
         }
         made > 0
+    }
+
+    /// Says anew what those wrote who may write no longer; whether records were made.
+    fn say_anew(&self) -> bool {
+        if !self.access.may_write() || !self.anew.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let circle = self.circle.borrow().clone();
+        let seats: Vec<DeviceId> = circle.devices().map(|s| s.listed.public.id).filter(|id| *id != self.me).collect();
+        let before: Vec<DeviceId> = {
+            let peers = self.peers.lock();
+            let there = |id: &DeviceId| *id < self.me && circle.may_write(id) && peers.get(id).is_some_and(|p| p.up);
+            seats.iter().copied().filter(there).collect()
+        };
+        let _authoring = self.authoring.lock();
+        let mut core = self.core.lock();
+        let who = Counting { counts: &|device| circle.may_write(device), seats: &seats, before: &before };
+        let (drafts, more) = core.engine.anew(&who);
+        if more {
+            self.anew.store(true, Ordering::Relaxed);
+        }
+        match self.sign_all(&mut core, drafts) {
+            Ok(made) => made > 0,
+            Err(e) => {
+                drop(core);
+                self.notice(format!("what a removed device wrote could not be said anew: {e}"));
+                false
+            }
+        }
     }
 
     fn due(&self, core: &Core, what: Unsettled) -> Due {

@@ -17,7 +17,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use keymgr::account::AccountKey;
-use keymgr::circle::Circle;
+use keymgr::circle::{Access, Circle, Member, MemberList};
 use keymgr::device::DeviceKeys;
 use keymgr::devices::{DeviceList, Listed, Role};
 use keymgr::ids::{DeviceId, FileId, Incarnation, Locator, NodeId, ShareId, StoreName};
@@ -121,6 +121,42 @@ impl Lab {
         self.hub.cut(a.id(), b.id());
     }
 
+    /// A share of several accounts: the first owns it, the others may what is said. Each device has a store of its own
+    /// for it.
+    pub fn shared(&self, accounts: &[(&str, &[&Device], Access)]) -> (Self, Vec<Device>) {
+        let mut circle = None;
+        let mut lists = Vec::new();
+        for (name, devices, _) in accounts {
+            let account = AccountKey::generate();
+            let listed = |d: &Device, n: usize| Listed::new(d.keys.public(), d.role, &format!("{name}{n}"), "", 0);
+            let mut list = DeviceList::create(&account, &devices[0].keys, listed(devices[0], 0)).unwrap();
+            for (n, device) in devices.iter().enumerate().skip(1) {
+                list = list.with_added(&*devices[0].keys, listed(device, n)).unwrap();
+            }
+            lists.push((account, list));
+        }
+        let owner = &accounts[0].1[0].keys;
+        for ((name, _, access), (account, list)) in accounts.iter().zip(&lists) {
+            circle = Some(match circle {
+                None => Circle::of_share(MemberList::found(list, owner, name, 0).unwrap(), [list.clone()]),
+                Some(circle) => {
+                    let jid = (*name).to_owned();
+                    let (account, access) = (account.id(), *access);
+                    let member = Member { account, jid, access, may_invite: false, added: 0 };
+                    let mut circle = Circle::with_member(&circle, owner, member).unwrap();
+                    circle.learn(list.clone()).unwrap();
+                    circle
+                }
+            });
+        }
+        let circle = circle.expect("an owner");
+        let share = circle.members().unwrap().share();
+        let (account, list) = lists.swap_remove(0);
+        let (runtime, hub, admin) = (self.runtime.clone(), self.hub.clone(), owner.clone());
+        let lab = Self { runtime, account, share, list, shared: Some(circle), admin, hub };
+        (lab, accounts.iter().flat_map(|(_, devices, _)| *devices).map(|d| d.again()).collect())
+    }
+
     /// Another share, of some of the devices: the first is its admin. Each has a store of its own for it.
     pub fn another(&self, share: ShareId, devices: &[&Device]) -> (Self, Vec<Device>) {
         let account = AccountKey::generate();
@@ -132,12 +168,7 @@ impl Lab {
         }
         let lab =
             Self { runtime: self.runtime.clone(), account, share, list, shared: None, admin, hub: self.hub.clone() };
-        let again = |d: &&Device| {
-            let mut again = Device::new(d.keys.clone(), d.role);
-            again.shares = d.shares.clone();
-            again
-        };
-        (lab, devices.iter().map(again).collect())
+        (lab, devices.iter().map(|d| d.again()).collect())
     }
 }
 
@@ -347,6 +378,13 @@ impl Device {
         let shares = Shares::new(keys.id());
         let dir = tempfile::tempdir().unwrap();
         Self { keys, dir, role, incarnation, session: 1, clean: false, shares, replica: None }
+    }
+
+    /// The same device, with a store for another share.
+    pub fn again(&self) -> Self {
+        let mut again = Self::new(self.keys.clone(), self.role);
+        again.shares = self.shares.clone();
+        again
     }
 
     pub fn id(&self) -> DeviceId {
