@@ -115,12 +115,19 @@ fn a_broker_that_goes_away_and_comes_back_loses_nothing() {
     let save = |name: &str| std::fs::write(a.mountpoint().join(name), name).unwrap();
     save("before");
     until("b has the first file", 30, || there("before"));
-    broker.kill();
-    for i in 0..50 {
-        save(&format!("while the broker is down {i}"));
+    // Files flow before, while the broker is away, and while both find it again.
+    for i in 0..90 {
+        match i {
+            30 => broker.kill(),
+            60 => broker.up(),
+            _ => {}
+        }
+        save(&format!("file {i}"));
     }
-    broker.up();
-    until("b has the files saved meanwhile", 90, || (0..50).all(|i| there(&format!("while the broker is down {i}"))));
+    until("b has all of them", 90, || (0..90).all(|i| there(&format!("file {i}"))));
+    until("both are back", 90, || [&a, &b].iter().all(|d| d.run(&["status"]).out.contains(": connected")));
+    save("after");
+    until("b has the last file", 30, || there("after"));
     a.umount();
     b.umount();
 }

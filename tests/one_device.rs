@@ -4,7 +4,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{Device, differences};
+use common::{Device, differences, until};
 
 /// The checkout's own tree without what is not of it.
 fn copy_checkout(to: &std::path::Path) {
@@ -94,6 +94,28 @@ fn fusermount_ends_a_vault_as_umount_does_and_a_mount_right_after_it_waits() {
     d.mount();
     assert_eq!(d.status()["mending"], false);
     assert_eq!(d.status()["mended"], 0, "the ends were not clean");
+    d.umount();
+    d.kith(&["fsck"]);
+}
+
+#[test]
+fn what_a_killed_daemon_leaves_mounted_is_in_nobodys_way() {
+    let d = Device::new("dead");
+    d.init();
+    let kill = || {
+        let pid = d.pid().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL).unwrap();
+        until("the mount is dead", 10, || std::fs::metadata(d.mountpoint()).is_err());
+    };
+    d.mount();
+    std::fs::write(d.mountpoint().join("kept"), "kept").unwrap();
+    kill();
+    d.mount();
+    assert_eq!(std::fs::read_to_string(d.mountpoint().join("kept")).unwrap(), "kept");
+    kill();
+    d.umount();
+    assert_eq!(std::fs::read_dir(d.mountpoint()).unwrap().count(), 0);
+    d.mount();
     d.umount();
     d.kith(&["fsck"]);
 }

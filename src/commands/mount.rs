@@ -93,6 +93,20 @@ fn is_mounted(at: &Path) -> bool {
     table.lines().any(|line| line.split(' ').nth(1) == Some(shown.as_str()))
 }
 
+/// Whether this error is how a mount of ours answers whose daemon was killed.
+pub fn is_dead(at: &Path, error: &std::io::Error) -> bool {
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    let shown = at.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040");
+    matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED))
+        && table.lines().any(|line| line.starts_with(&format!("kith {shown} fuse")))
+}
+
+/// Takes away what is left of a mount whose daemon was killed; what was saved is in the store.
+pub fn remove_dead(at: &Path) -> Result<()> {
+    let done = std::process::Command::new("fusermount3").args(["-u", "-z", "--"]).arg(at).output();
+    if done.is_ok_and(|out| out.status.success()) { Ok(()) } else { Err(in_use(at)) }
+}
+
 /// An existing, empty folder where nothing is mounted.
 fn check_mountpoint(at: &Path) -> Result<()> {
     let missing = |why: &str| {
@@ -105,8 +119,10 @@ fn check_mountpoint(at: &Path) -> Result<()> {
     let meta = match std::fs::metadata(at) {
         Ok(meta) => meta,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing("does not exist")),
-        // A mount whose daemon was killed answers like this.
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => return Err(in_use(at)),
+        Err(e) if is_dead(at, &e) => {
+            remove_dead(at)?;
+            return check_mountpoint(at);
+        }
         Err(e) => return Err(Error::io(at, &e)),
     };
     if !meta.is_dir() {

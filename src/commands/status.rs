@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use crate::cli::StoreArg;
 use crate::daemon::control::Request;
+use crate::daemon::network;
 use crate::error::{Result, printable};
 use crate::vault;
 
@@ -37,6 +38,7 @@ fn text(s: &Value) -> String {
     match (s["jid"].as_str(), s["broker"].as_str()) {
         (None, _) => out.push("no account: `kith account add JID` lets other devices find this one".into()),
         (Some(jid), None) => out.push(format!("{}: connected", printable(jid))),
+        (Some(jid), Some(why)) if why == network::CONNECTING => out.push(format!("{}: {why}", printable(jid))),
         (Some(jid), Some(why)) => out.push(format!("{}: not connected: {}", printable(jid), printable(why))),
     }
     for p in s["peers"].as_array().into_iter().flatten() {

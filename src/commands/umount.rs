@@ -8,11 +8,20 @@ use crate::{paths, vault};
 
 pub fn run(mountpoint: &Path, json: bool) -> Result<()> {
     let mountpoint = paths::absolute(mountpoint)?;
+    // A mount whose daemon was killed has nothing to write any more.
+    if let Err(e) = std::fs::metadata(&mountpoint)
+        && super::mount::is_dead(&mountpoint, &e)
+    {
+        super::mount::remove_dead(&mountpoint)?;
+        let text = "Unmounted; its daemon had been killed. The next mount looks through what it left.";
+        super::done(json, text, &serde_json::json!({ "unmounted": mountpoint }));
+        return Ok(());
+    }
     let (mut client, store) = find(&mountpoint)?.ok_or_else(|| {
         Error::new(
             Code::NotRunning,
             format!("No vault is mounted at {}.", mountpoint.display()),
-            "`kith status` shows what is mounted. A mount whose daemon was killed is removed by `fusermount3 -u`.",
+            "`kith status` shows what is mounted.",
         )
     })?;
     client.ask(&Request::Stop)?;

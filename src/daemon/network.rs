@@ -15,6 +15,9 @@ use tokio::sync::watch;
 use super::control::AccountRequest;
 use crate::error::{Code, Error, Result, printable};
 
+/// What is said of the broker before the first session with it.
+pub const CONNECTING: &str = "connecting";
+
 /// The account that a request names.
 pub fn login(request: AccountRequest) -> Login {
     let AccountRequest { jid, password, ca, server, plaintext_loopback, .. } = request;
@@ -99,7 +102,7 @@ impl Online {
             started.map_err(|e| Error::new(Code::Other, e.to_string(), "See kith(1), account add."))?;
         let net = Arc::new(net);
         shares.set_net(Some(Arc::new(Asked(net.clone()))));
-        let (tell, down) = watch::channel(Some("not yet".to_owned()));
+        let (tell, down) = watch::channel(Some(CONNECTING.to_owned()));
         let shares = shares.clone();
         let events = tokio::spawn(async move {
             while let Some(event) = events.recv().await {

@@ -49,7 +49,7 @@ async fn an_account_is_registered_once() {
 
 /// N10: a certificate of nobody we know.
 #[tokio::test]
-async fn a_certificate_of_another_authority_or_for_another_host_is_refused() {
+async fn n10_a_certificate_of_another_authority_or_for_another_host_is_refused() {
     let (broker, other) = (Prosody::start(), Prosody::start());
     let mut config = login(&broker, "alice");
     config.ca = Some(other.ca());
@@ -69,7 +69,7 @@ async fn a_certificate_of_another_authority_or_for_another_host_is_refused() {
 
 /// N10: TLS taken out of the broker's offer.
 #[tokio::test]
-async fn a_broker_without_tls_gets_no_password() {
+async fn n10_a_broker_without_tls_gets_no_password() {
     let broker = Prosody::with(Options { tls: false, ..Options::default() });
     broker.add_user("alice", PASSWORD);
     let mut config = login(&broker, "alice");
@@ -85,7 +85,7 @@ async fn a_broker_without_tls_gets_no_password() {
 
 /// N10: SASL downgraded to PLAIN.
 #[tokio::test]
-async fn plain_is_refused_also_inside_tls() {
+async fn n10_plain_is_refused_also_inside_tls() {
     let broker = Prosody::with(Options { scram: false, ..Options::default() });
     broker.add_user("alice", PASSWORD);
     let error = check_login(&login(&broker, "alice")).await.unwrap_err();

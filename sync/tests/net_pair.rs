@@ -68,7 +68,7 @@ async fn two_devices_pair_and_then_meet() {
 
 /// N9: guessed; one failure burns the code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_wrong_code_burns_the_right_one() {
+async fn n9_a_wrong_code_burns_the_right_one() {
     let broker = broker(&["alice"]);
     let (old, new) = (started(&broker, "alice").await, started(&broker, "alice").await);
     let (code, guess) = (Code::random(), Code::random());
@@ -84,7 +84,7 @@ async fn a_wrong_code_burns_the_right_one() {
 
 /// N9: only a JID that the user typed or confirmed may try; others are not even heard, and do not burn the code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_is_not_heard_until_the_user_says_so() {
+async fn n9_a_stranger_is_not_heard_until_the_user_says_so() {
     let broker = broker(&["alice", "mallory", "pi"]);
     let (old, new) = (started(&broker, "alice").await, started(&broker, "pi").await);
     let stranger = started(&broker, "mallory").await;
@@ -110,7 +110,7 @@ async fn a_stranger_is_not_heard_until_the_user_says_so() {
 
 /// N9: two at once. One pairs, whichever; the other has no second attempt at the code.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_two_at_once_one_pairs() {
+async fn n9_of_two_at_once_one_pairs() {
     let broker = broker(&["alice", "pi"]);
     let old = started(&broker, "alice").await;
     let (left, right) = (started(&broker, "alice").await, started(&broker, "pi").await);

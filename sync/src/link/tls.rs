@@ -57,8 +57,7 @@ impl Identity {
         Ok(Self { provider, key })
     }
 
-    /// As the client of a link, to the device that holds `peer`.
-    pub async fn connect(&self, io: BoxedDuplex, peer: &[u8; 32]) -> Result<BoxedDuplex, LinkError> {
+    fn client(&self, peer: &[u8; 32]) -> Result<ClientConfig, LinkError> {
         let mut config = ClientConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .map_err(|e| LinkError::Key(e.to_string()))?
@@ -69,6 +68,12 @@ impl Identity {
         config.enable_early_data = false;
         config.alpn_protocols = vec![ALPN.to_vec()];
         config.enable_sni = false;
+        Ok(config)
+    }
+
+    /// As the client of a link, to the device that holds `peer`.
+    pub async fn connect(&self, io: BoxedDuplex, peer: &[u8; 32]) -> Result<BoxedDuplex, LinkError> {
+        let config = self.client(peer)?;
         // Never sent, never looked at: the key alone is checked.
         let name = ServerName::try_from("kith.invalid").map_err(|e| LinkError::Key(e.to_string()))?;
         let connecting = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, io);
@@ -217,7 +222,7 @@ mod tests {
 
     /// ATTACKS.md N11.
     #[tokio::test]
-    async fn a_key_that_is_not_pinned_is_refused_by_either_side() {
+    async fn n11_a_key_that_is_not_pinned_is_refused_by_either_side() {
         let (a, b, other) = (DeviceKeys::generate(), DeviceKeys::generate(), DeviceKeys::generate());
         let (left, _) = meet((&a, other.public().tls), (&b, a.public().tls)).await;
         assert!(matches!(left, Err(LinkError::Tls(_))), "the client takes a server that it did not pin");
@@ -227,6 +232,31 @@ mod tests {
         // TLS 1.3 tells the client only afterwards: nothing may be believed before the first bytes are read.
         if let Ok(mut left) = left {
             assert!(left.read_u8().await.is_err());
+        }
+    }
+
+    /// ATTACKS.md N11: a peer that would resume or send early gets no ticket to do it with.
+    #[tokio::test]
+    async fn n11_no_ticket_is_given_and_nothing_is_taken_before_the_handshake_ends() {
+        let (a, b) = (DeviceKeys::generate(), DeviceKeys::generate());
+        let (left, right) = (Identity::new(&a).unwrap(), Identity::new(&b).unwrap());
+        let mut config = left.client(&b.public().tls).unwrap();
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        config.enable_early_data = true;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        for _ in 0..3 {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let name = ServerName::try_from("kith.invalid").unwrap();
+            let key = a.public().tls;
+            let (near, far) = tokio::join!(connector.connect(name, near), right.accept(Box::new(far), &key));
+            let (mut near, mut far) = (near.unwrap(), far.unwrap());
+            far.write_all(b"x").await.unwrap();
+            far.flush().await.unwrap();
+            assert_eq!(near.read_u8().await.unwrap(), b'x');
+            let session = near.get_ref().1;
+            assert_eq!(session.handshake_kind(), Some(rustls::HandshakeKind::Full));
+            assert_eq!(session.tls13_tickets_received(), 0);
+            assert!(!session.is_early_data_accepted());
         }
     }
 }

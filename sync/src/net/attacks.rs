@@ -109,7 +109,7 @@ fn offer(claim: DeviceId, me: &Jid, at: SocketAddr) -> Element {
 
 /// N8: who is not on the list is declined, whatever it claims, and its candidates are not dialled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_is_declined_and_not_dialled() {
+async fn n8_a_stranger_is_declined_and_not_dialled() {
     let broker = broker(&["alice", "bob", "mallory"]);
     let (keys, bob) = (Arc::new(DeviceKeys::generate()), DeviceKeys::generate());
     let mut alice = Honest::start(&broker, "alice", keys, vec![peer(&bob, "bob")]);
@@ -137,7 +137,7 @@ async fn a_stranger_is_declined_and_not_dialled() {
 
 /// N8, N11: the broker gives a peer's account to somebody else, who claims to be the peer's device.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_account_of_a_peer_without_its_key_gets_no_link() {
+async fn n8_n11_the_account_of_a_peer_without_its_key_gets_no_link() {
     let broker = broker(&["alice", "bob"]);
     let (keys, bob, thief) = (Arc::new(DeviceKeys::generate()), DeviceKeys::generate(), DeviceKeys::generate());
     let mut alice = Honest::start(&broker, "alice", keys, vec![peer(&bob, "bob")]);
@@ -177,7 +177,7 @@ async fn the_account_of_a_peer_without_its_key_gets_no_link() {
 
 /// N2: a flood of a stranger's stanzas costs no memory and keeps no peer out.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_stanzas_keeps_no_peer_out() {
+async fn n2_a_flood_of_stanzas_keeps_no_peer_out() {
     let broker = broker(&["alice", "bob", "mallory"]);
     let (a, b) = (Arc::new(DeviceKeys::generate()), Arc::new(DeviceKeys::generate()));
     let mut alice = Honest::start(&broker, "alice", a.clone(), vec![peer(&b, "bob")]);

@@ -187,7 +187,7 @@ mod tests {
 
     /// ATTACKS.md N8: the broker may say what it likes; who is not on the list, or not under its JID, is nobody.
     #[test]
-    fn a_device_that_the_broker_invents_is_nobody() {
+    fn n8_a_device_that_the_broker_invents_is_nobody() {
         let (me, good, other) = (peer("a@x"), peer("b@x"), peer("c@x"));
         let mut table = Table::default();
         let (new, gone) = table.set(me.public.id, &[me.clone(), good.clone()]);

@@ -263,7 +263,7 @@ mod tests {
 
     /// ATTACKS.md N9: guessed, or relayed by somebody between the two.
     #[test]
-    fn another_code_or_another_jid_confirms_nothing() {
+    fn n9_another_code_or_another_jid_confirms_nothing() {
         let (run, code) = (Run::new(), Code::random());
         let differs = |keys: (Keys, Keys)| !keys.1.confirmed(true, &keys.0.confirm(true));
         assert!(differs(run.keys((&Code::random(), &code), (J, O))));
@@ -273,7 +273,7 @@ mod tests {
 
     /// ATTACKS.md N9: who relays changes a key, the role or the vault.
     #[test]
-    fn what_is_changed_on_the_way_confirms_nothing() {
+    fn n9_what_is_changed_on_the_way_confirms_nothing() {
         let (run, code) = (Run::new(), Code::random());
         let (joiner, hello) = Joiner::start(&code, J, O, run.joiner.clone(), None).unwrap();
         let about = (Some(Role::Blind), run.vault);
