@@ -35,11 +35,37 @@ pub struct Bodies {
     versions: PathBuf,
     quarantine: PathBuf,
     /// Chaining values of bodies that were whole here, so that a delta needs no reading.
-    groups: Mutex<HashMap<Root, Groups>>,
+    groups: Mutex<Known>,
     /// What went to quarantine and was not told yet.
     damage: Mutex<Vec<PathBuf>>,
     /// Files that were read and are not the body with this root, as they looked then.
     differ: Mutex<HashMap<Root, Signature>>,
+}
+
+/// Chaining values at hand, and how many in all: a bound on memory, not a policy, since what is dropped is read again.
+#[derive(Default)]
+struct Known {
+    groups: HashMap<Root, Groups>,
+    values: usize,
+}
+
+/// 64 MiB of chaining values; one body's may be more.
+const MAX_VALUES: usize = 2 << 20;
+const MAX_KNOWN: usize = 10_000;
+
+impl Known {
+    fn insert(&mut self, root: Root, groups: Groups) {
+        if self.groups.len() >= MAX_KNOWN || self.values.saturating_add(groups.len()) > MAX_VALUES {
+            *self = Self::default();
+        }
+        self.values += groups.len();
+        let old = self.groups.insert(root, groups);
+        self.values -= old.map_or(0, |old| old.len());
+    }
+
+    fn get(&self, root: &Root) -> Option<&Groups> {
+        self.groups.get(root)
+    }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> Error + '_ {
@@ -229,12 +255,7 @@ impl Bodies {
 
     /// What fs said of a body that it wrote.
     pub fn remember(&self, root: Root, groups: Groups) {
-        let mut known = self.groups.lock();
-        // A bound on memory, not a policy: what is dropped is read again.
-        if known.len() > 10_000 {
-            known.clear();
-        }
-        known.insert(root, groups);
+        self.groups.lock().insert(root, groups);
     }
 
     /// Where a body that leaves the tree goes.

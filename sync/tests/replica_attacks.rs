@@ -13,9 +13,9 @@ use keymgr::devices::Role::{Blind, Full};
 use keymgr::ids::{Epoch, FileId, Incarnation, LineageId, Locator, NodeId, RecordHash, ShareId, StoreName};
 use keymgr::keyring::Head;
 use keymgr::root::Groups;
-use replica_support::{Device, FeedOf, Lab, header, until, until_same, write_file, write_folder};
+use replica_support::{Device, FeedOf, Lab, Line, header, until, until_same, write_file, write_folder};
 use sync::record::{Content, Kind, Live, Place, Record, Signed, State};
-use sync::replica::Opened;
+use sync::replica::{Opened, Peers};
 use sync::wire::{Frame, encode, pack};
 
 fn body() -> Vec<u8> {
@@ -377,13 +377,128 @@ fn n2_absurd_lengths_and_frames_are_refused_before_they_cost_anything() {
     if let State::Live(Live { content: Some(content), .. }) = &mut absurd.state {
         content.length = u64::MAX;
     }
-    feed(&lab, evil, pi, frames(&[sign(&evil.keys, 1, None, absurd)]));
-    until("it is held, without its body", || pi.replica().status().files == 1);
+    let mut other = absurd.clone();
+    other.node = NodeId::from_bytes([8; 16]);
+    let first = sign(&evil.keys, 1, None, absurd);
+    let hash = Signed::parse(&first).unwrap().hash();
+    feed(&lab, evil, pi, frames(&[first, sign(&evil.keys, 2, Some(hash), other)]));
+    until("both are held, without their bodies", || pi.replica().status().files == 2);
+    assert_eq!(pi.replica().status().bytes, u64::MAX, "and their sum is no panic");
     feed(&lab, evil, pi, [u32::MAX.to_le_bytes().to_vec(), vec![0; 100_000]].concat());
     until("the frame is refused", || notices(pi).contains("evil sent a frame that cannot be"));
     laptop.save(&lab, "Note", 1, 70_000);
     lab.link(laptop, pi);
     until_same(pi, laptop);
+}
+
+#[test]
+fn n2_a_peer_that_asks_and_does_not_read_keeps_no_other_from_reading() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("evil", Blind)]);
+    let [laptop, pi, evil] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    laptop.save(&lab, "Film", 1, 6 << 20);
+    let root = Groups::of_bytes(&std::fs::read(laptop.tree().join("Film")).unwrap()).root();
+    // More than the runtime has threads for what blocks.
+    let line = Line { hub: lab.hub.clone(), me: evil.id() };
+    let answers: Vec<_> = (0..200)
+        .map(|_| {
+            let request = hyper::Request::get(format!("/v1/shares/{}/objects/{root}", lab.share));
+            let answer = line.request(laptop.id(), request.body(bytes::Bytes::new()).unwrap());
+            lab.runtime.spawn(async move {
+                let answer = answer.await;
+                std::future::pending::<()>().await;
+                drop(answer);
+            })
+        })
+        .collect();
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    answers.iter().for_each(|a| a.abort());
+}
+
+#[test]
+fn n2_a_peer_that_stalls_keeps_its_own_turns_only() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("one", Full), ("two", Full)]);
+    let [laptop, pi, one, two] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    // Whichever of the two is asked first stalls.
+    for evil in [&mut *one, &mut *two] {
+        evil.start(&lab);
+    }
+    for n in 0..30 {
+        write_file(&laptop.tree().join(format!("File{n:02}")), FileId::random(), n, 100_000);
+    }
+    laptop.record(&lab);
+    for evil in [&*one, &*two] {
+        lab.link(laptop, evil);
+        until_same(evil, laptop);
+        let truth: Arc<dyn sync::link::Serve> = Arc::new(evil.replica().clone());
+        lab.hub.serve(evil.id(), Arc::new(Stalls { truth }));
+    }
+    lab.link(one, pi);
+    lab.link(two, pi);
+    lab.link(laptop, pi);
+    until("the others came", || pi.shows().len() >= 30 - 2 * 8);
+}
+
+#[test]
+fn n2_a_device_cannot_begin_anew_without_end() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind), ("evil", Full)]);
+    let [laptop, pi, evil] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    let root = NodeId::root_of(lab.share);
+    let lives: Vec<Vec<u8>> = (0..300u64)
+        .map(|life| {
+            let record = file_in(lab.share, root, "Again", vec![]);
+            let life = Incarnation::from_bytes(life.to_le_bytes());
+            Signed::sign(&evil.keys, life, 1, None, 1, record).unwrap().bytes().to_vec()
+        })
+        .collect();
+    feed(&lab, evil, pi, frames(&lives));
+    until("it is told", || notices(pi).contains("evil began anew"));
+    laptop.save(&lab, "Note", 1, 3_000);
+    lab.link(laptop, pi);
+    until("the laptop's is there", || pi.tree().join("Note").exists());
+    assert_eq!(pi.replica().mark_heads().len(), 256 + 1);
+}
+
+#[test]
+fn a_device_list_that_is_longer_than_a_frame_arrives() {
+    let (mut lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    let before = lab.list.clone();
+    for n in 0..200 {
+        let public = DeviceKeys::generate().public();
+        let listed = keymgr::devices::Listed::new(public, Full, &format!("device {n}"), "", 0);
+        lab.list = lab.list.with_added(&*lab.admin, listed).unwrap();
+    }
+    assert!(lab.list.to_bytes().len() > sync::wire::MAX_FRAME);
+    laptop.start(&lab);
+    lab.list = before;
+    pi.start(&lab);
+    lab.link(laptop, pi);
+    until("it is known", || pi.replica().circle().borrow().devices().count() == 202);
+}
+
+/// Never ends an answer that has a body of a file.
+struct Stalls {
+    truth: Arc<dyn sync::link::Serve>,
+}
+
+impl sync::link::Serve for Stalls {
+    fn serve<'a>(
+        &'a self,
+        peer: keymgr::ids::DeviceId,
+        request: hyper::Request<hyper::body::Incoming>,
+    ) -> futures::future::BoxFuture<'a, hyper::Response<sync::link::Body>> {
+        if request.uri().path().contains("/objects/") {
+            return Box::pin(std::future::pending());
+        }
+        self.truth.serve(peer, request)
+    }
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -97,7 +97,6 @@ fn n4_a_device_that_goes_back_to_an_old_state_is_found_out() {
     until_same(pi, laptop);
     // What it signs later says less; or it signs nothing new, and what it says here is less than it had signed.
     let (old, new) = (heads_of(&all, 1), heads_of(&all, 3));
-    feed(&lab, evil, laptop, seen(&lab, evil, now(), &new));
     feed(&lab, evil, laptop, [seen(&lab, evil, now(), &new), seen(&lab, evil, now() + 9, &old)].concat());
     until("it is found out", || laptop.faults() == [(evil.id(), Wrong::Back)]);
     let frames = [seen(&lab, evil, now(), &new), encode(&Frame::Heads(old)).unwrap()].concat();

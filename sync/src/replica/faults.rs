@@ -130,17 +130,26 @@ impl Inner {
             self.fault(device, what);
             if what == Wrong::Withholds {
                 // Nobody waits for what does not exist, or does not come.
-                self.clip(device);
+                self.count_heads(device);
             }
         }
     }
 
-    /// Of what a device claims to have seen only that counts which was seen here too.
-    pub(super) fn clip(&self, device: DeviceId) {
-        let claimed = self.peers.lock().get(&device).map(|p| p.heads.clone()).unwrap_or_default();
+    /// What a device claims to have seen, by its signature and by what it says here, as the engine counts it. Of one that
+    /// claims what it does not send only that counts which was seen here too.
+    pub(super) fn count_heads(&self, device: DeviceId) {
+        let mut claimed = self.peers.lock().get(&device).map(|p| p.heads.clone()).unwrap_or_default();
+        let lies = {
+            let seen = self.seen.lock();
+            seen.of(&device).iter().for_each(|signed| claimed.merge(&signed.heads));
+            seen.faults.contains_key(&(device, Wrong::Withholds))
+        };
         let mut core = self.core.lock();
-        let both = core.engine.heads().meet(&claimed);
+        if lies {
+            claimed = core.engine.heads().meet(&claimed);
+        }
+        // Anew, and not on top of what it claimed once: that would grow as it likes.
         core.engine.handle_peer_gone(&device);
-        core.engine.handle_peer_heads(device, &both);
+        core.engine.handle_peer_heads(device, &claimed);
     }
 }

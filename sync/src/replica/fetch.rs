@@ -1,7 +1,7 @@
 //! Bodies that records name and that are not here: asked of whoever is there, several at once, each group verified
 //! against the signed root as it arrives. What stopped in the middle goes on where it stopped.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -11,16 +11,22 @@ use http_body_util::BodyExt;
 use hyper::StatusCode;
 use keymgr::ids::{DeviceId, Root};
 use keymgr::root::{self, GROUP, Groups};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::elsewhere::HEADER;
-use super::{Inner, Peer, Peers};
+use super::{Inner, Peers};
 use crate::bodies::{self, Partial};
 use crate::engine::Wanted;
 use crate::wire;
 
-/// Bodies under way at once.
+/// Bodies under way at once, from one peer and from all: a peer that stalls keeps its own turns only.
 const AT_ONCE: usize = 8;
+const IN_ALL: usize = 64;
+/// A peer that sends nothing of an answer for so long has broken off.
+const STALLED: Duration = Duration::from_secs(60);
+/// Of bodies that are longer than this, so much in chaining values is held at once (32 bytes each 16 KiB): 256 MiB.
+const LONG: u64 = 512 << 20;
+const LONG_AT_ONCE: usize = 256;
 /// A peer that could not give a body just now, or gave something else, is asked for it again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// The most that is asked for in one request.
@@ -47,7 +53,8 @@ pub(super) enum Outcome {
 }
 
 pub(super) async fn run(inner: Weak<Inner>, mut events: mpsc::UnboundedReceiver<Event>) {
-    let mut under_way: HashSet<Root> = HashSet::new();
+    let mut under_way: HashMap<Root, DeviceId> = HashMap::new();
+    let long = Arc::new(Semaphore::new(LONG_AT_ONCE));
     while let Some(event) = events.recv().await {
         let Some(inner) = inner.upgrade() else { return };
         let mut event = Some(event);
@@ -59,24 +66,27 @@ pub(super) async fn run(inner: Weak<Inner>, mut events: mpsc::UnboundedReceiver<
             }
             event = events.try_recv().ok();
         }
-        if under_way.len() >= AT_ONCE {
+        let Some(net) = inner.net.lock().clone() else { continue };
+        let mut free = inner.who_is_free(&under_way);
+        if free.is_empty() || under_way.len() >= IN_ALL {
             continue;
         }
-        let Some(net) = inner.net.lock().clone() else { continue };
         let look = inner.clone();
         let wanted = tokio::task::spawn_blocking(move || look.core.lock().engine.wanted()).await.unwrap_or_default();
         for want in wanted {
-            if under_way.len() >= AT_ONCE {
+            if under_way.len() >= IN_ALL || free.is_empty() {
                 break;
             }
             let root = want.content.root;
-            if under_way.contains(&root) {
+            if under_way.contains_key(&root) {
                 continue;
             }
-            let Some(peer) = inner.who_may_have(&root) else { continue };
-            under_way.insert(root);
-            let (inner, net) = (inner.clone(), net.clone());
+            let Some(peer) = inner.who_may_have(&root, &mut free) else { continue };
+            under_way.insert(root, peer);
+            let (inner, net, long) = (inner.clone(), net.clone(), long.clone());
             tokio::spawn(async move {
+                let turns = (want.content.length / LONG).min(LONG_AT_ONCE as u64) as u32;
+                let _turn = if turns > 0 { long.acquire_many_owned(turns).await.ok() } else { None };
                 let outcome = fetch(&inner, net.as_ref(), peer, &want).await;
                 let _ = inner.fetch.send(Event::Done { root, peer, outcome });
             });
@@ -85,18 +95,26 @@ pub(super) async fn run(inner: Weak<Inner>, mut events: mpsc::UnboundedReceiver<
 }
 
 impl Inner {
-    fn who_may_have(&self, root: &Root) -> Option<DeviceId> {
-        let peers = self.peers.lock();
+    /// Peers that may be asked for more, by their ids, each with how much.
+    fn who_is_free(&self, under_way: &HashMap<Root, DeviceId>) -> BTreeMap<DeviceId, usize> {
         let now = Instant::now();
-        let may = |p: &Peer| p.up && !p.lacks.contains(root) && p.rest.is_none_or(|until| until <= now);
-        let mut up: Vec<_> = peers.iter().filter(|(_, p)| may(p)).map(|(id, _)| *id).collect();
-        up.sort_unstable();
-        let first = up.first().copied()?;
-        drop(peers);
-        if let Some(p) = self.peers.lock().get_mut(&first) {
-            p.asked.insert(*root);
+        let peers = self.peers.lock();
+        let may = peers.iter().filter(|(_, p)| p.up && p.rest.is_none_or(|until| until <= now));
+        let left = |id: &DeviceId| AT_ONCE.saturating_sub(under_way.values().filter(|peer| *peer == id).count());
+        may.map(|(id, _)| (*id, left(id))).filter(|(_, left)| *left > 0).collect()
+    }
+
+    fn who_may_have(&self, root: &Root, free: &mut BTreeMap<DeviceId, usize>) -> Option<DeviceId> {
+        let mut peers = self.peers.lock();
+        let (peer, left) =
+            free.iter_mut().find(|(id, _)| peers.get(id).is_some_and(|p| p.up && !p.lacks.contains(root)))?;
+        let peer = *peer;
+        *left -= 1;
+        if *left == 0 {
+            free.remove(&peer);
         }
-        Some(first)
+        peers.get_mut(&peer)?.asked.insert(*root);
+        Some(peer)
     }
 
     fn ended(self: &Arc<Self>, root: Root, peer: DeviceId, outcome: Outcome) {
@@ -300,9 +318,7 @@ async fn run_of(
     let response = ask(net, peer, inner.at_peer(&format!("objects/{root}")), Some(first.start..last.end)).await?;
     let mut body = response.into_body();
     let (mut buffer, mut index) = (Vec::new(), run.start);
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = piece(&mut body).await? {
         buffer.extend_from_slice(&data);
         let mut at = 0;
         while index < run.end {
@@ -332,11 +348,26 @@ async fn ask(
         request = request.header("range", format!("bytes={}-{}", range.start, range.end.saturating_sub(1)));
     }
     let request = request.body(Bytes::new()).map_err(|e| Stop::Broken(e.to_string()))?;
-    let response = net.request(peer, request).await.map_err(Stop::Broken)?;
+    let answered = tokio::time::timeout(STALLED, net.request(peer, request)).await;
+    let response = answered.map_err(|_| Stop::Broken("no answer".into()))?.map_err(Stop::Broken)?;
     match response.status() {
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(response),
         StatusCode::NOT_FOUND => Err(Stop::Lacks),
         other => Err(Stop::Wrong(other.to_string())),
+    }
+}
+
+/// The next bytes of an answer.
+async fn piece(body: &mut hyper::body::Incoming) -> Result<Option<Bytes>, Stop> {
+    loop {
+        let Ok(next) = tokio::time::timeout(STALLED, body.frame()).await else {
+            return Err(Stop::Broken("nothing came for a while".into()));
+        };
+        let Some(frame) = next else { return Ok(None) };
+        let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
+        if let Ok(data) = frame.into_data() {
+            return Ok(Some(data));
+        }
     }
 }
 
@@ -350,9 +381,7 @@ async fn get(
 ) -> Result<Vec<u8>, Stop> {
     let mut body = ask(net, peer, path, range).await?.into_body();
     let mut out = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|e| Stop::Broken(e.to_string()))?;
-        let Ok(data) = frame.into_data() else { continue };
+    while let Some(data) = piece(&mut body).await? {
         if out.len() as u64 + data.len() as u64 > most {
             return Err(Stop::Wrong("more came than can be".into()));
         }

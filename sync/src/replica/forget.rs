@@ -106,15 +106,17 @@ impl Inner {
         let taken = self.seen.lock().take(signed, seconds(SystemTime::now()));
         match taken {
             Taken::Known => return Ok(()),
-            Taken::Odd(what) => self.fault(seen.device, what),
+            Taken::Odd(what) => {
+                self.fault(seen.device, what);
+                return Ok(());
+            }
             Taken::New => {}
         }
-        if self.has_all(&seen.heads) {
-            self.core.lock().engine.handle_peer_heads(seen.device, &seen.heads);
-        } else {
+        if !self.has_all(&seen.heads) {
             // Who passes it on has read all that it covers, and sent it before.
             self.fault(peer, Wrong::Withholds);
         }
+        self.count_heads(seen.device);
         self.tell();
         Ok(())
     }

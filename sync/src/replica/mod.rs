@@ -11,6 +11,7 @@ mod elsewhere;
 mod faults;
 mod fetch;
 mod forget;
+mod objects;
 mod seen;
 mod serve;
 mod snapshot;
@@ -194,6 +195,8 @@ struct Peer {
     /// Wanted bodies that it said it has, and those of them that it does not give.
     said: HashSet<Root>,
     dropped: HashSet<Root>,
+    /// What is read for it here at once.
+    turns: objects::Turns,
     /// Not asked for a body before this, after it broke off so many times.
     rest: Option<std::time::Instant>,
     broken: u32,

@@ -1,11 +1,10 @@
-//! What this device answers its peers: the feed, bodies, chaining values. Any listed device may read: all of it is
+//! What this device answers its peers: who may ask for what, and the feed. Any listed device may read: all of it is
 //! ciphertext and signed records.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -26,8 +25,8 @@ use crate::wire::{self, Frame, Hello};
 
 /// Records sent before the feed looks again at what is new.
 const BATCH: usize = 1 << 20;
-/// Read from the disk at once.
-const CHUNK: usize = 256 * 1024;
+/// A request's body is here by then.
+const HELLO: Duration = Duration::from_secs(60);
 
 impl Serve for Replica {
     fn serve<'a>(&'a self, peer: DeviceId, request: Request<Incoming>) -> BoxFuture<'a, Response<Body>> {
@@ -50,11 +49,11 @@ impl Serve for Replica {
                     None => status(StatusCode::NOT_FOUND),
                 },
                 (&Method::GET, ["objects", root]) => match root.parse() {
-                    Ok(root) => self.0.clone().object(root, &request).await,
+                    Ok(root) => self.0.clone().object(peer, root, &request).await,
                     Err(_) => status(StatusCode::BAD_REQUEST),
                 },
                 (&Method::GET, ["objects", root, "groups"]) => match root.parse() {
-                    Ok(root) => self.0.clone().groups(root, base(&request)).await,
+                    Ok(root) => self.0.clone().groups(peer, root, &request).await,
                     Err(_) => status(StatusCode::BAD_REQUEST),
                 },
                 _ => status(StatusCode::NOT_FOUND),
@@ -63,31 +62,16 @@ impl Serve for Replica {
     }
 }
 
-fn base(request: &Request<Incoming>) -> Option<Root> {
-    request.uri().query()?.strip_prefix("base=")?.parse().ok()
-}
-
-fn status(code: StatusCode) -> Response<Body> {
+pub(super) fn status(code: StatusCode) -> Response<Body> {
     let mut response = Response::new(full(Bytes::new()));
     *response.status_mut() = code;
     response
 }
 
-/// Why a body is not given: it is not here, and will be told when it is; or not just now.
-fn refusal(e: &io::Error) -> StatusCode {
-    match e.kind() {
-        io::ErrorKind::NotFound => StatusCode::NOT_FOUND,
-        _ => StatusCode::SERVICE_UNAVAILABLE,
-    }
-}
-
-/// A body whose pieces come through a channel.
-fn streamed(pieces: mpsc::Receiver<io::Result<Bytes>>) -> Body {
-    let stream = futures::stream::unfold(pieces, |mut pieces| async move {
-        let piece = pieces.recv().await?;
-        Some((piece.map(HttpFrame::data), pieces))
-    });
-    StreamBody::new(stream).boxed_unsync_or_sync()
+/// A body whose pieces come one after the other.
+pub(super) fn streamed(pieces: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
+    use futures::StreamExt;
+    StreamBody::new(pieces.map(|piece| piece.map(HttpFrame::data))).boxed_unsync_or_sync()
 }
 
 /// `StreamBody` of a channel is `Sync` through this wrapper: the channel is polled by one task only.
@@ -117,107 +101,20 @@ impl<S: futures::Stream> futures::Stream for SyncStream<S> {
 }
 
 impl Inner {
-    /// Opens a body that is whole here: beneath the store, and never what a symlink points at. While a step takes it from
-    /// beside the tree into it, or moves what it lies in, it is neither where it was nor known to be where it will be:
-    /// whoever asks then waits for the end of the step, and is not told that it is not here.
-    pub(super) fn open_body(&self, root: &Root) -> io::Result<File> {
-        match self.open_now(root) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.core.lock().engine.has_body(root) => {
-                let _authoring = self.authoring.lock();
-                match self.open_now(root) {
-                    // What a program moved a moment ago and fs did not tell yet.
-                    Err(_) if self.core.lock().engine.has_body(root) => Err(io::ErrorKind::ResourceBusy.into()),
-                    other => other,
-                }
-            }
-            other => other,
-        }
-    }
-
-    fn open_now(&self, root: &Root) -> io::Result<File> {
-        let core = self.core.lock();
-        if let Some(path) = self.bodies.whole(root) {
-            return crate::bodies::open(&path);
-        }
-        let names = core.engine.body_in_tree(root).ok_or(io::ErrorKind::NotFound)?;
-        self.tree.read(&names)
-    }
-
-    async fn object(self: Arc<Self>, root: Root, request: &Request<Incoming>) -> Response<Body> {
-        let range = request.headers().get("range").map(|r| r.to_str().ok().and_then(range));
-        let opened = tokio::task::spawn_blocking(move || {
-            let file = self.open_body(&root)?;
-            Ok((file.metadata()?.len(), file))
-        });
-        let (length, file) = match opened.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
-            Ok(opened) => opened,
-            Err(e) => return status(refusal(&e)),
-        };
-        let (start, end) = match range {
-            None => (0, length),
-            Some(Some((start, end))) if start < end && end <= length => (start, end),
-            Some(_) => return status(StatusCode::RANGE_NOT_SATISFIABLE),
-        };
-        let (tx, rx) = mpsc::channel(4);
-        tokio::task::spawn_blocking(move || {
-            let mut at = start;
-            while at < end {
-                let mut bytes = vec![0; CHUNK.min((end - at) as usize)];
-                let read = file.read_exact_at(&mut bytes, at);
-                at += bytes.len() as u64;
-                let failed = read.is_err();
-                if tx.blocking_send(read.map(|()| Bytes::from(bytes))).is_err() || failed {
-                    return;
-                }
-            }
-        });
-        let mut response = Response::new(streamed(rx));
-        if range.is_some() {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-        }
-        response
-    }
-
-    async fn groups(self: Arc<Self>, root: Root, base: Option<Root>) -> Response<Body> {
-        let known = self.core.lock().deltas.get(&root).cloned();
-        if let Some(base) = base
-            && known.as_ref().is_none_or(|(b, _)| *b != base)
-        {
-            return status(StatusCode::NOT_FOUND);
-        }
-        let groups = tokio::task::spawn_blocking(move || {
-            let body = self.open_body(&root)?;
-            self.bodies.groups_of_body(&root, &body).map_err(io::Error::other)
-        });
-        let groups = match groups.await.unwrap_or_else(|e| Err(io::Error::other(e))) {
-            Ok(groups) => groups,
-            Err(e) => return status(refusal(&e)),
-        };
-        let mut out = Vec::new();
-        match (base, known) {
-            (Some(_), Some((_, changed))) => {
-                for index in changed {
-                    let Some(value) = groups.get(index as usize) else { continue };
-                    out.extend_from_slice(&index.to_le_bytes());
-                    out.extend_from_slice(value);
-                }
-            }
-            _ => groups.values().iter().for_each(|value| out.extend_from_slice(value)),
-        }
-        Response::new(full(out))
-    }
-
     async fn feed(self: Arc<Self>, peer: DeviceId, request: Request<Incoming>) -> Response<Body> {
-        let body = Limited::new(request.into_body(), wire::MAX_HELLO).collect().await;
-        let hello = body.ok().and_then(|b| wire::decode::<Hello>(&b.to_bytes()).ok());
+        let body = {
+            let _turn = self.turn(peer, 1).await;
+            tokio::time::timeout(HELLO, Limited::new(request.into_body(), wire::MAX_HELLO).collect()).await
+        };
+        let hello = body.ok().and_then(Result::ok).and_then(|b| wire::decode::<Hello>(&b.to_bytes()).ok());
         let Some(hello) = hello.filter(|h| h.version == 1) else { return status(StatusCode::BAD_REQUEST) };
-        let (tx, rx) = mpsc::channel(4);
+        let (tx, rx) = mpsc::channel(1);
         // What it says now counts, and not how far it once was: its store may have been put back.
         self.peers.lock().entry(peer).or_default().heads = hello.heads.clone();
         // Before the answer: whatever becomes whole here once that is read is told.
         let feed = {
-            let mut core = self.core.lock();
-            core.engine.handle_peer_heads(peer, &hello.heads);
+            self.count_heads(peer);
+            let core = self.core.lock();
             let haves = core.haves_from + core.haves.len() as u64;
             let told = HashMap::new();
             Feed {
@@ -235,7 +132,7 @@ impl Inner {
         if let Some(old) = self.feeds.lock().insert(peer, feed) {
             old.abort();
         }
-        Response::new(streamed(rx))
+        Response::new(streamed(futures::stream::unfold(rx, |mut rx| async move { Some((rx.recv().await?, rx)) })))
     }
 
     async fn feed_until_closed(self: Arc<Self>, peer: DeviceId, mut state: Feed, tx: mpsc::Sender<io::Result<Bytes>>) {
@@ -362,10 +259,4 @@ struct Feed {
 
 fn bytes_of(frames: &[Frame]) -> Vec<u8> {
     frames.iter().filter_map(wire::encode).flatten().collect()
-}
-
-/// `bytes=FIRST-LAST`, as a range.
-fn range(text: &str) -> Option<(u64, u64)> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    Some((first.parse().ok()?, last.parse::<u64>().ok()?.checked_add(1)?))
 }

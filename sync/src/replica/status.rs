@@ -91,7 +91,7 @@ impl Replica {
                 })
                 .collect(),
             files: wanted.len() as u64,
-            bytes: wanted.iter().map(|w| w.content.length).sum(),
+            bytes: wanted.iter().fold(0, |sum: u64, w| sum.saturating_add(w.content.length)),
             conflicts,
             damage: inner.damage.lock().clone(),
             refused: inner.refused.lock().iter().copied().collect(),

@@ -18,8 +18,16 @@ use crate::wire::{Decoder, Frame, Hello, unpack};
 /// The most authors (lives of devices) that a peer may claim to have read, twice over.
 const MAX_AUTHORS: usize = 8192;
 const MAX_REFUSED: usize = 20;
+/// Lives of one device: each is an author that everybody's heads name from then on.
+const MAX_LIVES: usize = 256;
 /// Bodies that a peer may say it has, and that are not here.
 const MAX_SAID: usize = 10_000;
+
+/// What came of a feed and is not whole yet.
+#[derive(Default)]
+struct Reading {
+    snapshot: Option<Incoming>,
+}
 
 /// A record, and the body that came with it.
 type Came = (Arc<Signed>, Option<Vec<u8>>);
@@ -41,12 +49,7 @@ impl Inner {
     }
 
     /// Frames that came together: one fsync for all records that follow one another. Those before a bad frame count.
-    fn take(
-        self: &Arc<Self>,
-        peer: DeviceId,
-        frames: Vec<Frame>,
-        incoming: &mut Option<Incoming>,
-    ) -> Result<(), String> {
+    fn take(self: &Arc<Self>, peer: DeviceId, frames: Vec<Frame>, reading: &mut Reading) -> Result<(), String> {
         let mut records = Vec::new();
         for frame in frames {
             if let Frame::Record { signed, body } = frame {
@@ -61,7 +64,7 @@ impl Inner {
             }
             // What is said of records counts for those before it.
             self.take_records(peer, std::mem::take(&mut records))?;
-            self.take_frame(peer, frame, incoming)?;
+            self.take_frame(peer, frame, reading)?;
         }
         self.take_records(peer, records)
     }
@@ -79,12 +82,7 @@ impl Inner {
     }
 
     /// Any frame but a record.
-    fn take_frame(
-        self: &Arc<Self>,
-        peer: DeviceId,
-        frame: Frame,
-        incoming: &mut Option<Incoming>,
-    ) -> Result<(), String> {
+    fn take_frame(self: &Arc<Self>, peer: DeviceId, frame: Frame, reading: &mut Reading) -> Result<(), String> {
         match frame {
             Frame::Record { .. } => {}
             Frame::List(_) | Frame::Members(_) | Frame::Shelf(_) => self.take_said(peer, frame)?,
@@ -116,34 +114,32 @@ impl Inner {
                     p.heads.merge(&heads);
                     p.told = Some(heads.clone());
                 }
-                if self.has_all(&heads) {
-                    self.core.lock().engine.handle_peer_heads(peer, &heads);
-                } else {
+                if !self.has_all(&heads) {
                     self.fault(peer, Wrong::Withholds);
-                    self.clip(peer);
                 }
+                self.count_heads(peer);
             }
             Frame::Seen(bytes) => self.take_seen(peer, &bytes)?,
             Frame::Snapshot(bytes) => {
                 let begun = self.begin_snapshot(peer, &bytes)?;
-                return self.go_on(peer, begun, incoming);
+                return self.go_on(peer, begun, reading);
             }
             Frame::Held { signed, body } => {
-                let Some(mut begun) = incoming.take() else { return Err("a record of no snapshot".into()) };
+                let Some(mut begun) = reading.snapshot.take() else { return Err("a record of no snapshot".into()) };
                 let record = Signed::parse(&signed).map_err(|e| format!("a record: {e}"))?;
                 let counts = self.believe(peer, &record).map_err(|e| format!("a record: {e}"))?;
                 self.held(peer, &mut begun, &record, unpacked(body)?.as_deref(), counts)?;
-                return self.go_on(peer, begun, incoming);
+                return self.go_on(peer, begun, reading);
             }
         }
         Ok(())
     }
 
-    fn go_on(self: &Arc<Self>, peer: DeviceId, begun: Incoming, incoming: &mut Option<Incoming>) -> Result<(), String> {
+    fn go_on(self: &Arc<Self>, peer: DeviceId, begun: Incoming, reading: &mut Reading) -> Result<(), String> {
         if begun.is_all_here() {
             return self.end_snapshot(peer, begun);
         }
-        *incoming = Some(begun);
+        reading.snapshot = Some(begun);
         Ok(())
     }
 
@@ -199,6 +195,14 @@ impl Inner {
                 return Err("a record of another share".into());
             }
             let head = core.engine.heads().number(&entry.author);
+            let device = entry.author.device;
+            if head == 0 && core.engine.heads().iter().filter(|(a, _)| a.device == device).count() >= MAX_LIVES {
+                drop(core);
+                let name = self.name_of(&device);
+                self.notice(format!("{name} began anew more often than is believed: what it writes now is left out"));
+                core = self.core.lock();
+                continue;
+            }
             // Out of order, or another past of an author: nothing that the engine keeps, so nothing for the log.
             if core.engine.holds(&entry.hash) || entry.number > head.saturating_add(1) || entry.number < head {
                 continue;
@@ -282,7 +286,7 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
     }
     let _ = inner.fetch.send(fetch::Event::Try);
     let mut body = response.into_body();
-    let (mut decoder, mut incoming) = (Decoder::default(), None);
+    let (mut decoder, mut reading) = (Decoder::default(), Reading::default());
     while let Some(Ok(frame)) = body.frame().await {
         let Ok(data) = frame.into_data() else { continue };
         let frames = match decoder.push(&data) {
@@ -291,13 +295,13 @@ async fn read_once(inner: &Arc<Inner>, peer: DeviceId) -> Result<(), NotAgain> {
         };
         let at_work = inner.clone();
         // Signatures and fsyncs take a while: not on a thread that others wait for.
-        let mut begun = incoming.take();
+        let mut begun = std::mem::take(&mut reading);
         let taken = tokio::task::spawn_blocking(move || {
             let taken = at_work.take(peer, frames, &mut begun);
             (taken, begun)
         });
         match taken.await {
-            Ok((Ok(()), begun)) => incoming = begun,
+            Ok((Ok(()), begun)) => reading = begun,
             Ok((Err(why), _)) => {
                 return never(format!("{} sent {why}; its feed is not read on", inner.name_of(&peer)));
             }

@@ -85,7 +85,12 @@ impl Lab {
         for i in 1..devices.len() {
             list = list.with_added(&*keys[0], listed(i)).unwrap();
         }
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .max_blocking_threads(40)
+            .enable_all()
+            .build()
+            .unwrap();
         let runtime = Arc::new(runtime);
         let admin = keys[0].clone();
         let hub = Arc::new(Hub::default());
