@@ -9,6 +9,7 @@ use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{Book, Ear, Vault, Watchdog, run};
 use fs::content::Kind;
@@ -136,10 +137,10 @@ fn a_folder_becomes_a_share_while_programs_use_it() {
 
     // A program has a file open: later.
     let writer = OpenOptions::new().append(true).open(mount.path("Photos/hello")).unwrap();
-    let why = new.carve(&volume, b"Photos").commit().unwrap_err();
+    let why = new.carve(&volume, b"Photos").commit(|| ()).unwrap_err();
     assert!(matches!(&why, Error::Busy { path, .. } if path.starts_with("Photos")), "{why}");
     drop(writer);
-    assert_eq!(disk::read_dir(&new.shares).unwrap().count(), 1, "what was made lies aside");
+    assert_eq!(disk::read_dir(&new.shares).unwrap().count(), 0, "what was made is gone");
 
     // What changes between the beginning and the end.
     let mut carving = new.carve(&volume, b"Photos");
@@ -154,15 +155,41 @@ fn a_folder_becomes_a_share_while_programs_use_it() {
         run("touch", &["-d", "2011-02-03 04:05:06", "a", "a/sparse", "a/fifo", "c", "."], &at);
     }
     let mut reader = File::open(mount.path("Photos/hello")).unwrap();
+    let (at, done) = (mount.path("Photos/c/link"), Arc::new(AtomicBool::new(false)));
+    let stop = done.clone();
+    let looker = std::thread::spawn(move || {
+        let mut times = 0;
+        while !stop.load(Ordering::Relaxed) {
+            assert_eq!(disk::read_to_string(&at).unwrap(), "hello");
+            let names: Vec<_> = disk::read_dir(at.parent().unwrap()).unwrap().collect();
+            let inos: Vec<_> = names.iter().map(|e| std::os::unix::fs::DirEntryExt::ino(e.as_ref().unwrap())).collect();
+            assert!(names.len() == 4 && names.iter().all(Result::is_ok), "{inos:x?} {times}");
+            times += 1;
+        }
+        times
+    });
+    let mut share = None;
     let carved = loop {
         // The kernel closes what was open a moment after the program did.
-        match carving.commit() {
+        let shown = || {
+            // What programs that read by path find at any time is the folder or the share.
+            let volume = new.open(&vault);
+            forest.add(vault.keys.share(), volume.clone()).unwrap();
+            forest.reparent(nested, volume.share());
+            share = Some(volume);
+        };
+        match carving.commit(shown) {
             Ok(carved) => break carved,
             Err(Error::Busy { .. }) => std::thread::sleep(std::time::Duration::from_millis(20)),
             Err(e) => panic!("{e}"),
         }
     };
     drop(carving);
+    for _ in 0..10 {
+        assert_eq!(disk::read_to_string(mount.path("Photos/hello")).unwrap(), "hello");
+    }
+    done.store(true, Ordering::Relaxed);
+    assert!(looker.join().unwrap() > 0);
     assert_eq!(carved.share, new.keys.share());
     let mut text = String::new();
     reader.read_to_string(&mut text).unwrap();
@@ -180,13 +207,8 @@ fn a_folder_becomes_a_share_while_programs_use_it() {
     volume.recorded(&seen);
     assert!(!volume.is_dirty());
 
-    let share = new.open(&vault);
-    forest.add(volume.share(), share.clone()).unwrap();
-    forest.reparent(nested, share.share());
+    let share = share.unwrap();
     let photos = mount.path("Photos");
-    while !photos.join("hello").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
     same(&plain, &photos);
     let seen = new.record(&share);
     assert!(share.junction(nested).is_some());
@@ -285,7 +307,7 @@ fn a_file_with_a_name_outside_becomes_another_and_pages_under_many_keys_are_seal
         before.files.iter().rev().find(|f| fs::format::length::to_size(f.length) == seen).unwrap().file
     };
     let (linked, aged) = (id(linked, &volume), id(aged, &volume));
-    let carved = new.carve(&volume, b"d").commit().unwrap();
+    let carved = new.carve(&volume, b"d").commit(|| ()).unwrap();
     vault.record(&volume);
     assert!(carved.files.iter().all(|f| f.file != linked));
     let of = |file: FileId| carved.files.iter().find(|f| f.file == file).unwrap();
@@ -351,7 +373,8 @@ fn what_cannot_become_a_share_says_so() {
         done < 2
     });
     assert_eq!((stopped, heard), (libc::EINTR, 2));
-    assert!(at.join("tree").exists());
+    assert!(!at.exists());
+    disk::create_dir_all(at.join("tree/left")).unwrap();
     settle_shares(&new.shares, |_| None).unwrap();
     assert_eq!(disk::read_dir(&new.shares).unwrap().count(), 0);
     // One at a time.
@@ -361,11 +384,11 @@ fn what_cannot_become_a_share_says_so() {
     // Two ways at once: the second finds the name of the share taken.
     let mut twice = volume.carve(folder, &at, &new.keys, |_| true).unwrap();
     disk::create_dir(new.store()).unwrap();
-    assert_eq!(twice.commit().unwrap_err().errno(), libc::EEXIST);
+    assert_eq!(twice.commit(|| panic!()).unwrap_err().errno(), libc::EEXIST);
     disk::remove_dir(new.store()).unwrap();
-    twice.commit().unwrap();
+    twice.commit(|| ()).unwrap();
     drop(twice);
-    assert_eq!(carve(folder, &mut |_| true), libc::EINVAL);
+    assert_eq!(carve(folder, &mut |_| true), libc::ESTALE);
     // Damage is not made another share's.
     let folder = volume.mkdir(ROOT, b"e", 0o755, Who::me()).unwrap().ino;
     let ino = volume.create(folder, b"f", 0o600, Who::me()).unwrap().ino;

@@ -117,7 +117,9 @@ impl Inner {
             Some(names) if !anew => Ok(names.clone()),
             _ if tree.junction(ino).is_some() => Ok(Arc::default()),
             _ => {
-                self.load_listing(tree, ino)?;
+                if tree.listing(ino).is_err() {
+                    self.load_listing(tree, ino)?;
+                }
                 let names = Arc::new(tree.listing(ino)?.entries.keys().cloned().collect::<Vec<_>>());
                 *slot = Some(names.clone());
                 Ok(names)

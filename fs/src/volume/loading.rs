@@ -92,6 +92,7 @@ impl Inner {
             changes: u64::from(new_header),
             synced: 0,
             new_header,
+            gone: false,
             moved: Default::default(),
         })
     }

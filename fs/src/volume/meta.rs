@@ -168,6 +168,10 @@ fn put(xattrs: &mut acl::Xattrs, name: &[u8], value: Option<&[u8]>) {
 impl Inner {
     pub fn attr_of(&self, tree: &mut Tree, ino: u64) -> Result<Attr> {
         match tree.nodes.get(&ino) {
+            Some(Node::Folder(folder)) if folder.gone => {
+                let stat = folder.stat.ok_or(Error::Errno(libc::ESTALE))?;
+                Ok(attrs::of_stat(ino, Shown::Folder, &stat))
+            }
             Some(Node::Folder(_)) => Ok(attrs::of_stat(ino, Shown::Folder, &self.folder_stat(tree, ino)?)),
             Some(Node::File(entry)) => {
                 let file = entry.file.clone();

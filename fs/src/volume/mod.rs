@@ -182,6 +182,7 @@ impl Volume {
             changes: 0,
             synced: 0,
             new_header: false,
+            gone: false,
             moved: Default::default(),
         })
     }

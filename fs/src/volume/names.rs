@@ -196,6 +196,7 @@ impl Volume {
             changes: 1,
             synced: 0,
             new_header: true,
+            gone: false,
             moved: Default::default(),
         };
         tree.folders.insert(node, ino);

@@ -2,7 +2,7 @@
 //!
 //! Only memory; [`super::loading`] fills it from the disk. One lock around it all, taken before any file's own.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
@@ -36,6 +36,8 @@ pub(crate) struct Tree {
     pub pinned: bool,
     /// How many folders went on the session's list together the last time.
     pub list_step: usize,
+    /// Files of a folder that is [`Folder::gone`]: they stay, for who is reading it, until the next one goes.
+    pub gone: HashSet<u64>,
 }
 
 pub(crate) enum Node {
@@ -76,6 +78,9 @@ pub(crate) struct Folder {
     pub synced: u64,
     /// Its headers are not.
     pub new_header: bool,
+    /// It is a share of its own now. Only who has it open still sees what was in it; whoever else asks hears ESTALE, for
+    /// which the kernel looks the path up anew.
+    pub gone: bool,
     /// What moved into it while it was on no list: their locators are to be durable before it is recorded.
     pub moved: BTreeSet<u64>,
 }
@@ -183,6 +188,7 @@ impl Tree {
             synced: 0,
             pinned: false,
             list_step: 0,
+            gone: HashSet::new(),
         }
     }
 
@@ -202,7 +208,8 @@ impl Tree {
 
     pub fn folder(&self, ino: u64) -> Result<&Folder> {
         match self.nodes.get(&ino) {
-            Some(Node::Folder(folder)) => Ok(folder),
+            Some(Node::Folder(folder)) if !folder.gone => Ok(folder),
+            Some(Node::Folder(_)) => Err(Error::Errno(libc::ESTALE)),
             Some(Node::File(file)) => Err(Error::Errno(no_folder(file))),
             None => Err(Error::Errno(libc::ESTALE)),
         }
@@ -210,7 +217,8 @@ impl Tree {
 
     pub fn folder_mut(&mut self, ino: u64) -> Result<&mut Folder> {
         match self.nodes.get_mut(&ino) {
-            Some(Node::Folder(folder)) => Ok(folder),
+            Some(Node::Folder(folder)) if !folder.gone => Ok(folder),
+            Some(Node::Folder(_)) => Err(Error::Errno(libc::ESTALE)),
             Some(Node::File(file)) => Err(Error::Errno(no_folder(file))),
             None => Err(Error::Errno(libc::ESTALE)),
         }
@@ -226,7 +234,11 @@ impl Tree {
 
     /// A listing that is loaded; [`super::Volume`] loads it before.
     pub fn listing(&self, ino: u64) -> Result<&Listing> {
-        self.folder(ino)?.listing.as_ref().ok_or(Error::Errno(libc::EIO))
+        match self.nodes.get(&ino) {
+            // Also of one that is gone.
+            Some(Node::Folder(folder)) => folder.listing.as_ref().ok_or(Error::Errno(libc::EIO)),
+            _ => self.folder(ino)?.listing.as_ref().ok_or(Error::Errno(libc::EIO)),
+        }
     }
 
     pub fn listing_mut(&mut self, ino: u64) -> Result<&mut Listing> {
@@ -323,7 +335,13 @@ impl Tree {
         let Some(Node::File(file)) = self.nodes.get(&ino) else { return };
         // A junction stays, so that the kernel can be told where it is when its share comes or goes.
         let junction = file.file.kind == Kind::Share && !file.places.is_empty();
-        if self.pinned || junction || file.lookups > 0 || Arc::strong_count(&file.file) > 1 || !file.file.is_idle() {
+        if self.pinned
+            || self.gone.contains(&ino)
+            || junction
+            || file.lookups > 0
+            || Arc::strong_count(&file.file) > 1
+            || !file.file.is_idle()
+        {
             return;
         }
         for place in file.places.clone() {

@@ -34,13 +34,16 @@ pub struct Carved {
 impl Carving {
     /// The folder becomes the share, or nothing happens and it can be tried again: [`Error::Busy`] where a program has a
     /// file in it open for writing. What was made moves to a folder beside it that is named by the share's id; the folder itself goes to
-    /// `versions/trash/`. All of it is durable when this returns. No observation may be on its way to the records.
-    pub fn commit(&mut self) -> Result<Carved> {
+    /// `versions/trash/`. All of it is durable when this returns.
+    ///
+    /// `then` runs when it has happened, and before any program sees it: to open the share's volume and to give it to
+    /// [`crate::mount::Forest::add`], so that who reads by path finds the one or the other at any time.
+    pub fn commit(&mut self, then: impl FnOnce()) -> Result<Carved> {
         let volume = self.volume.clone();
         // Most of what is left is done before the gate closes.
         self.walk(false, &mut |_| true)?;
         self.home.sync_all().map_err(Error::io(&self.at))?;
-        volume.gate(|gate| self.switch(gate))?;
+        volume.gate(|gate| self.switch(gate).inspect(|()| then()))?;
         volume.0.feed.changed();
         let files = self.files.values().map(|made| made.body.clone()).collect();
         Ok(Carved { share: self.keys.share(), files })
@@ -90,6 +93,10 @@ impl Carving {
         let entry = Entry { folder, ids, disk: 0, ino: tree.new_ino(), seq: tree.next_seq(), ..old };
         let at = tree.path_at(place.parent, &entry.store)?;
         let aside = self.aside(id, &entry)?;
+        // For who reads a folder to its end that is gone by then.
+        for ino in self.folders.keys().chain(self.files.keys()) {
+            inner.attr_of(tree, *ino)?;
+        }
         inner.intend_folders(tree, &[place.parent])?;
         inner.store.rename(&aside, &at, Rename::Exchange).map_err(Error::io(&at))?;
         // From here on it has happened.
@@ -135,9 +142,7 @@ impl Carving {
         let gone: HashSet<u64> = self.folders.keys().copied().collect();
         for ino in &gone {
             if let Ok(folder) = tree.folder_mut(*ino) {
-                folder.place = None;
-                folder.listing = Some(Default::default());
-                folder.dirty = false;
+                (folder.place, folder.dirty, folder.gone) = (None, false, true);
             }
             dirty.remove(ino);
         }
@@ -149,10 +154,11 @@ impl Carving {
                 continue; // It has other names.
             }
             let mut state = entry.file.state.write();
-            (state.unlinked, state.dirty, state.stat) = (true, false, None);
+            (state.unlinked, state.dirty) = (true, false);
             inner.unkeep(&mut state);
             drop(state);
             dirty.remove(ino);
+            tree.gone.insert(*ino);
             if tree.files.get(&entry.file.id) == Some(ino) {
                 tree.files.remove(&entry.file.id);
             }

@@ -173,7 +173,7 @@ impl World {
         let d = volume.lookup(ROOT, b"d")?.ino;
         let at = self.share().with_extension("new");
         let mut carving = volume.carve_on(d, Arc::new(self.disk.clone()), &at, &self.new, |_| true)?;
-        carving.commit().map(drop)
+        carving.commit(|| ()).map(drop)
     }
 
     /// A session after a crash. Whether the folder is a share now.

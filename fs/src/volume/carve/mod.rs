@@ -33,8 +33,8 @@ pub use commit::{Carved, settle_shares};
 /// How often what changed meanwhile is made again before the gate is held for the rest.
 const ROUNDS: usize = 8;
 
-/// A share that is being made of a folder. Dropped without [`Carving::commit`] it leaves what it made aside, which
-/// [`settle_shares`] deletes.
+/// A share that is being made of a folder. Dropped without [`Carving::commit`] it deletes what it made, as after a crash
+/// [`settle_shares`] does.
 pub struct Carving {
     volume: Volume,
     folder: u64,
@@ -158,6 +158,7 @@ impl Volume {
             *watch = Some(Default::default());
             // So that each file keeps its inode number till the end.
             tree.pinned = true;
+            tree.gone.clear();
         }
         let (folders, files) = (HashMap::new(), HashMap::new());
         let (volume, at, keys) = (self.clone(), at.to_owned(), keys.clone());
@@ -500,8 +501,10 @@ impl Drop for Carving {
         let mut tree = inner.tree.lock();
         *inner.watch.lock() = None;
         tree.pinned = false;
-        let inos: Vec<u64> = self.files.keys().copied().collect();
+        let inos: Vec<u64> = tree.nodes.keys().copied().collect();
         inos.into_iter().for_each(|ino| tree.drop_unused(ino));
+        drop(tree);
+        let _ = remove_all(self.home.as_ref(), &self.at);
     }
 }
 
