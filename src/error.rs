@@ -48,7 +48,9 @@ impl Error {
 
     /// An I/O error at a path; a full disk has its own code.
     pub fn io(path: impl AsRef<std::path::Path>, error: &std::io::Error) -> Self {
-        let what = format!("{}: {error}", printable(&path.as_ref().to_string_lossy()));
+        let said = error.to_string();
+        let said = said.split(" (os error").next().unwrap_or_default();
+        let what = format!("{}: {said}.", printable(&path.as_ref().to_string_lossy()));
         match error.raw_os_error() {
             Some(libc::ENOSPC | libc::EDQUOT) => {
                 Self::new(Code::DiskFull, what, "Make room on that disk, then run the command again. Nothing was lost.")

@@ -18,6 +18,7 @@ fn what_is_not_a_vault_or_not_to_be_opened_says_so() {
     std::fs::write(&wrong, "not the passphrase\n").unwrap();
     d.fails(&["mount", at, "--passfile", wrong.to_str().unwrap()], 12);
     d.fails(&["mount", d.path("nowhere").to_str().unwrap()], 20);
+    d.fails(&["mount", wrong.to_str().unwrap()], 20);
     std::fs::write(mountpoint.join("mine"), "was here before").unwrap();
     d.fails(&["mount", at], 21);
     assert_eq!(std::fs::read_to_string(mountpoint.join("mine")).unwrap(), "was here before");

@@ -105,9 +105,13 @@ impl Device {
         serde_json::from_str(&self.kith(&["status", "--json"])).unwrap()
     }
 
-    /// The daemon's pid, from the lock that it holds.
+    /// The daemon's pid, from the lock that it holds. One that nobody holds has the pid of a daemon that ended, which may be
+    /// somebody else's by now.
     pub fn pid(&self) -> Option<i32> {
-        std::fs::read_to_string(self.store().join("lock")).ok()?.trim().parse().ok()
+        let file = std::fs::File::open(self.store().join("lock")).ok()?;
+        let pid = std::io::read_to_string(&file).ok()?;
+        let free = nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockSharedNonblock).is_ok();
+        if free { None } else { pid.trim().parse().ok() }
     }
 
     pub fn kill9(&self) {
@@ -136,8 +140,7 @@ impl Drop for Device {
         if std::thread::panicking() {
             eprintln!("--- log of {}:\n{}", self.name, self.log());
         }
-        let pid = self.pid().filter(|p| Path::new(&format!("/proc/{p}")).exists());
-        if let Some(pid) = pid {
+        if let Some(pid) = self.pid() {
             let pid = nix::unistd::Pid::from_raw(pid);
             let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
         }
