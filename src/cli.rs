@@ -38,8 +38,25 @@ pub enum Command {
     Pair(Pair),
     /// Make this device one of yours, with the code that `kith pair` shows on another one.
     Join(Join),
-    /// Your devices.
-    Peers(StoreArg),
+    /// Your devices; `peers remove NAME` removes one.
+    Peers(Peers),
+    /// Share a folder with somebody else who uses kith.
+    Share(Share),
+    /// What others want to share with you.
+    Invites(StoreArg),
+    /// Take an invitation: the folder appears in yours.
+    Accept(Accept),
+    /// Turn an invitation down.
+    Decline(Decline),
+    /// Leave a folder that somebody shares with you.
+    Leave(Leave),
+    /// Take a shared folder from somebody, or from everybody.
+    Unshare(Unshare),
+    /// Make sure that a contact is who you think it is.
+    Verify(Verify),
+    /// The account's key: the recovery sheet.
+    #[command(subcommand)]
+    Key(Key),
     /// What is mounted, synced, pending, refused.
     Status(StoreArg),
     /// Files that were changed apart on two devices.
@@ -163,6 +180,120 @@ pub struct Join {
     /// What this device is called on the list of your devices [default: the host's name].
     #[arg(long)]
     pub name: Option<String>,
+}
+
+#[derive(Args)]
+pub struct Peers {
+    #[command(subcommand)]
+    pub command: Option<PeersCommand>,
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub enum PeersCommand {
+    /// Remove a device: it gets nothing written from now on.
+    Remove(PeersRemove),
+}
+
+#[derive(Args)]
+pub struct PeersRemove {
+    /// The device's name as `kith peers` shows it, or the beginning of its id.
+    pub name: String,
+    pub store: Option<PathBuf>,
+    /// It is in strange hands: what it signs after what is known now counts nowhere.
+    #[arg(long)]
+    pub lost: bool,
+}
+
+#[derive(Args)]
+pub struct Share {
+    /// A folder in the mounted vault.
+    pub dir: PathBuf,
+    /// With whom: user@domain.
+    pub jid: String,
+    /// writer, reader, or blind: keeps a copy and can read nothing of it.
+    #[arg(long, default_value = "writer", value_parser = ["writer", "reader", "blind"])]
+    pub role: String,
+    /// They may pass it on to others, with no more than their own role.
+    #[arg(long)]
+    pub may_invite: bool,
+    /// The store, if it is not the default one.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Accept {
+    /// Whose invitation (a JID), or the share's number as `kith invites` shows it; needless where there is one only.
+    pub which: Option<String>,
+    /// Where it is to appear [default: Shared/JID/NAME in the vault].
+    #[arg(long, value_name = "PATH")]
+    pub at: Option<PathBuf>,
+    /// The store, if it is not the default one.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Decline {
+    /// Whose invitation (a JID), or the share's number as `kith invites` shows it; needless where there is one only.
+    pub which: Option<String>,
+    /// The store, if it is not the default one.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Leave {
+    /// The shared folder.
+    pub dir: PathBuf,
+    /// The store, if it is not the default one.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Unshare {
+    /// The shared folder.
+    pub dir: PathBuf,
+    /// From whom.
+    #[arg(required_unless_present = "all")]
+    pub jid: Option<String>,
+    /// From everybody; the folder stays with you.
+    #[arg(long, conflicts_with = "jid")]
+    pub all: bool,
+    /// The store, if it is not the default one.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Verify {
+    /// The contact: user@domain.
+    pub jid: String,
+    /// The numbers were compared and are the same: mark the contact as verified without asking.
+    #[arg(long)]
+    pub yes: bool,
+    /// The store, if it is not the default one.
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub enum Key {
+    /// Print the 24 words that everything can be had back with; once they are typed back, the key is on paper only.
+    Recovery(Recovery),
+}
+
+#[derive(Args)]
+pub struct Recovery {
+    pub store: Option<PathBuf>,
+    /// Write the printable page here instead of showing the words.
+    #[arg(long, value_name = "FILE")]
+    pub page: Option<PathBuf>,
+    /// Take the words typed back from this file instead of the terminal.
+    #[arg(long, value_name = "FILE")]
+    pub words_file: Option<PathBuf>,
 }
 
 #[derive(Args)]

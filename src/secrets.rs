@@ -58,6 +58,16 @@ pub fn ask(file: Option<&Path>, prompt: &str, option: &str) -> Result<Zeroizing<
     Ok(Zeroizing::new(text.as_bytes().to_vec()))
 }
 
+/// A line from the terminal, or from standard input where that is none.
+pub fn line(prompt: &str) -> Result<Zeroizing<String>> {
+    use std::io::Write;
+    print!("{prompt}");
+    let _ = std::io::stdout().flush();
+    let mut text = Zeroizing::new(String::with_capacity(4096));
+    std::io::stdin().read_line(&mut text).map_err(|e| Error::io("standard input", &e))?;
+    Ok(text)
+}
+
 /// A new passphrase, typed twice where it is typed.
 pub fn ask_new(file: Option<&Path>, prompt: &str, option: &str) -> Result<Zeroizing<Vec<u8>>> {
     let first = ask(file, prompt, option)?;

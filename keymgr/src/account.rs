@@ -4,7 +4,7 @@
 use ed25519_dalek::SigningKey;
 use zeroize::{Zeroize, Zeroizing};
 
-use crate::device::{self, Domain, Signature};
+use crate::device::{self, DeviceKeys, DeviceSecrets, Domain, Signature};
 pub use crate::ids::AccountId;
 use crate::secret::{Secret32, random_bytes};
 
@@ -75,6 +75,18 @@ impl AccountKey {
         let secret = entropy.first_chunk::<32>().filter(|_| length == 32).map(|bytes| Secret32::from_bytes(*bytes));
         entropy.zeroize();
         secret.map(|secret| Self::from_secret(&secret)).ok_or(BadWords::Count(length * 3 / 4))
+    }
+
+    /// The recovery sheet as a device of the account: epoch keys are wrapped for it, so that the words and the store of
+    /// a blind device are enough to read everything. It signs nothing.
+    pub fn sheet(&self) -> DeviceKeys {
+        let secret = self.secret();
+        let seed = |context| *secret.derive(context, &[]).expose();
+        DeviceKeys::from_secrets(&DeviceSecrets {
+            sign: seed("kith.v1 recovery sheet signing"),
+            tls: seed("kith.v1 recovery sheet tls"),
+            receive: seed("kith.v1 recovery sheet receiving"),
+        })
     }
 
     pub fn id(&self) -> AccountId {

@@ -32,7 +32,7 @@ pub fn run(args: &Join, json: bool) -> Result<()> {
     let login = network::login(request);
 
     let runtime = network::runtime()?;
-    let mut keyring = runtime.block_on(async {
+    let (mut keyring, shelf) = runtime.block_on(async {
         network::check(&login, args.login.register).await?;
         let device = DeviceKeys::generate();
         let (_peers, watched) = tokio::sync::watch::channel(Vec::new());
@@ -52,6 +52,13 @@ pub fn run(args: &Join, json: bool) -> Result<()> {
     let opened = vault::create_joined(&store, &args.unlock, &passphrase, args.blind, &keyring)?;
     if let Some(keys) = keyring.share(keyring.root) {
         fs::volume::Volume::init(&store, opened.vault.id(), keys).map_err(|e| crate::daemon::told(&e))?;
+    }
+    let list = keyring.list.clone();
+    let circle = list.map(keymgr::circle::Circle::of_account);
+    if let Some(mut circle) = circle {
+        let mut shelf = shelf;
+        sync::members::Kept::open(&store, &mut circle, &mut shelf)
+            .map_err(|e| Error::new(Code::Other, e.to_string(), "Check the disk, then join again."))?;
     }
     let next = if args.blind { "kith sync" } else { "kith mount MOUNTPOINT" };
     super::done(

@@ -5,15 +5,18 @@ mod conflicts;
 mod fsck;
 mod init;
 mod join;
+mod key;
 mod mount;
 mod pair;
 mod peers;
+mod share;
 mod status;
 mod umount;
+mod verify;
 
 use std::path::Path;
 
-use crate::cli::{Account, Cli, Command};
+use crate::cli::{Account, Cli, Command, Key};
 use crate::daemon::control::{Client, Request};
 use crate::error::{Code, Error, Result};
 use crate::{paths, vault};
@@ -28,6 +31,14 @@ pub fn run(cli: &Cli) -> Result<()> {
         Command::Pair(args) => pair::run(args, json),
         Command::Join(args) => join::run(args, json),
         Command::Peers(args) => peers::run(args, json),
+        Command::Share(args) => share::share(args, json),
+        Command::Invites(args) => share::invites(args, json),
+        Command::Accept(args) => share::accept(args, json),
+        Command::Decline(args) => share::decline(args, json),
+        Command::Leave(args) => share::leave(args, json),
+        Command::Unshare(args) => share::unshare(args, json),
+        Command::Verify(args) => verify::run(args, json),
+        Command::Key(Key::Recovery(args)) => key::recovery(args, json),
         Command::Status(args) => status::run(args, json),
         Command::Conflicts(args) => conflicts::run(args, json),
         Command::Sync(args) => mount::sync(args, json),

@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
@@ -34,6 +34,45 @@ pub enum Request {
     Fsck {
         repair: bool,
     },
+    Share {
+        path: PathBuf,
+        jid: String,
+        role: String,
+        may_invite: bool,
+    },
+    Invites,
+    Accept {
+        which: Option<String>,
+        at: Option<PathBuf>,
+    },
+    Decline {
+        which: Option<String>,
+    },
+    Leave {
+        path: PathBuf,
+    },
+    /// From everybody where no JID is named.
+    Unshare {
+        path: PathBuf,
+        jid: Option<String>,
+    },
+    /// The numbers to be compared.
+    Safety {
+        jid: String,
+    },
+    /// They were compared.
+    Verified {
+        jid: String,
+        account: String,
+    },
+    RemovePeer {
+        name: String,
+        lost: bool,
+    },
+    /// The words of the recovery sheet.
+    Recovery,
+    /// They were typed back: the key is erased from this device.
+    RecoveryDone,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -42,7 +81,7 @@ pub struct AccountRequest {
     #[serde(with = "secret_text")]
     pub password: Zeroizing<String>,
     pub register: bool,
-    pub ca: Option<std::path::PathBuf>,
+    pub ca: Option<PathBuf>,
     pub server: Option<String>,
     pub plaintext_loopback: bool,
 }

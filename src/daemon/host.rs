@@ -11,16 +11,26 @@ use sync::engine::EntryId;
 use sync::replica::{Host, Inside, Replica};
 
 /// What the records say that this disk shows: from sync's engine.
-pub struct FromReplica(pub Replica);
+pub struct FromReplica {
+    pub replica: Replica,
+    /// A share that was made of a folder: until its first record nothing is said of its topmost folder either.
+    pub carved: bool,
+}
+
+impl FromReplica {
+    fn is_silent(&self, node: NodeId) -> bool {
+        self.carved && node == NodeId::root_of(self.replica.share()) && self.replica.mark_heads().is_empty()
+    }
+}
 
 impl Records for FromReplica {
     fn file(&self, file: FileId) -> Option<RecordedFile> {
-        let (content, groups) = self.0.disk_file(&file)?;
+        let (content, groups) = self.replica.disk_file(&file)?;
         Some(RecordedFile { length: content.length, root: content.root, groups })
     }
 
     fn kind(&self, file: FileId) -> Option<fs::content::Kind> {
-        match self.0.disk_kind(&file)? {
+        match self.replica.disk_kind(&file)? {
             sync::record::Kind::File => Some(fs::content::Kind::File),
             sync::record::Kind::Symlink => Some(fs::content::Kind::Symlink),
             sync::record::Kind::Fifo => Some(fs::content::Kind::Fifo),
@@ -31,12 +41,15 @@ impl Records for FromReplica {
     }
 
     fn folder(&self, node: NodeId) -> Option<Vec<(StoreName, FsId)>> {
-        let entries = self.0.disk_folder(&node)?;
+        if self.is_silent(node) {
+            return None;
+        }
+        let entries = self.replica.disk_folder(&node)?;
         Some(entries.into_iter().map(|(name, id)| (name, to_fs(id))).collect())
     }
 
     fn has_folder(&self, node: NodeId) -> bool {
-        self.0.has_disk_folder(&node)
+        !self.is_silent(node) && self.replica.has_disk_folder(&node)
     }
 }
 

@@ -1,25 +1,35 @@
 //! The daemon: one vault, its mount (or none), its records, its network; in the order in which they must begin and end.
 
 pub mod background;
+mod contacts;
 pub mod control;
 mod host;
 mod marks;
 pub mod network;
 pub mod offline;
 pub mod pairing;
+pub mod peers;
 mod recorder;
 mod serve;
+mod share;
+mod shares;
+mod sharing;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use fs::volume::{OpenOptions, Volume};
+use fs::mount::Forest;
+use fs::volume::Volume;
 use keymgr::circle::Circle;
 use keymgr::devices::Role;
+use keymgr::ids::{DeviceId, ShareId};
 use keymgr::keyring::Keyring;
+use keymgr::share::ShareKeys;
 use keymgr::shelf::Shelf;
 use keymgr::vault::Vault;
 use parking_lot::Mutex;
+use sync::net::Letter;
 use sync::replica::{Opened as OpenedLogs, Replica};
 use sync::shares::Shares;
 use tokio::sync::mpsc;
@@ -27,8 +37,8 @@ use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 use crate::vault::{self, Lock, Opened};
-use host::{Ears, FromReplica, OfVolume};
-use recorder::Recorder;
+use host::Ears;
+use share::Running;
 
 pub struct Config {
     pub store: PathBuf,
@@ -47,6 +57,15 @@ pub struct Daemon {
     pub replica: Replica,
     /// All shares that run, the root share among them, on one network.
     pub shares: Shares,
+    pub set: shares::Set,
+    pub root: ShareId,
+    pub read_only: bool,
+    /// The volumes of all shares, as one tree. None on a blind device.
+    pub forest: Option<Forest>,
+    /// Peers with a link.
+    pub up: Mutex<BTreeSet<DeviceId>>,
+    /// Notes of other accounts.
+    pub letters: mpsc::UnboundedSender<Letter>,
     /// None on a blind device.
     pub volume: Option<Volume>,
     pub ears: Arc<Ears>,
@@ -71,23 +90,17 @@ pub fn run(config: &Config, secret: &Zeroizing<Vec<u8>>) -> Result<()> {
 async fn serve_vault(config: &Config, secret: &Zeroizing<Vec<u8>>) -> Result<()> {
     let opened = vault::open(&config.store, config.keys.as_deref(), secret)?;
     let (stop, mut stopped) = mpsc::channel(4);
-    let (daemon, clean) = begin(config, opened, stop)?;
+    let (letters, mut came) = mpsc::unbounded_channel();
+    let (daemon, clean) = begin(config, opened, stop, letters)?;
     let daemon = Arc::new(daemon);
-    let recorder = match &daemon.volume {
-        Some(volume) => Some(
-            Recorder::start(volume.clone(), daemon.replica.clone(), daemon.ears.clone())
-                .map_err(|e| Error::io(&config.store, &e))?,
-        ),
-        None => None,
-    };
-    let mounted = match (&config.mountpoint, &daemon.volume) {
-        (Some(at), Some(volume)) => {
+    let mounted = match (&config.mountpoint, &daemon.forest) {
+        (Some(at), Some(forest)) => {
             let options = fs::mount::MountOptions {
                 allow_other: config.allow_other,
                 read_only: config.read_only,
                 ..fs::mount::MountOptions::default()
             };
-            let mounted = volume.mount(at, options).map_err(|e| {
+            let mounted = forest.mount(at, options).map_err(|e| {
                 Error::new(
                     Code::MountFailed,
                     format!("{} could not be mounted: {e}.", at.display()),
@@ -105,19 +118,20 @@ async fn serve_vault(config: &Config, secret: &Zeroizing<Vec<u8>>) -> Result<()>
         }
         _ => None,
     };
-    let host = daemon.volume.clone().map(|v| Arc::new(OfVolume(v)) as Arc<dyn sync::replica::Host>);
-    if clean {
-        daemon.replica.begin(host);
-    } else {
-        mend(&daemon, host);
-    }
+    begin_all(&daemon, clean)?;
     let login = daemon.keyring.lock().login.clone();
     if let Some(login) = login {
         let keyring = daemon.keyring.lock().clone();
-        *daemon.online.lock().await = Some(network::Online::start(&login, &keyring, &daemon.shares)?);
+        *daemon.online.lock().await = Some(network::Online::start(&login, &keyring, &daemon)?);
     }
     let control = serve::listen(daemon.clone())?;
-    tokio::spawn(keep_list(daemon.clone()));
+    let mut tasks = vec![tokio::spawn(keep_list(daemon.clone())), tokio::spawn(shares::keep(daemon.clone()))];
+    let this = daemon.clone();
+    tasks.push(tokio::spawn(async move {
+        while let Some(letter) = came.recv().await {
+            this.letter(letter).await;
+        }
+    }));
     background::report(Ok(()));
 
     // Unmounted from outside, by fusermount3: the same end.
@@ -143,7 +157,8 @@ async fn serve_vault(config: &Config, secret: &Zeroizing<Vec<u8>>) -> Result<()>
         }
     };
     drop(control);
-    let outcome = end(&daemon, recorder, mounted).await;
+    tasks.iter().for_each(|task| task.abort());
+    let outcome = end(&daemon, mounted).await;
     if let Some(answer) = answer {
         let told = outcome.as_ref().map(|_| ()).map_err(|e| Error {
             code: e.code,
@@ -177,84 +192,102 @@ fn begin(
     config: &Config,
     opened: Opened,
     stop: mpsc::Sender<Option<tokio::sync::oneshot::Sender<Result<()>>>>,
+    letters: mpsc::UnboundedSender<Letter>,
 ) -> Result<(Daemon, bool)> {
     let Opened { store, vault, mut keyring, lock } = opened;
     let damaged = |e: sync::replica::Error| crate::error::replica(&store, &e);
-    let logs = OpenedLogs::open(&store, keyring.root, keyring.device.id()).map_err(damaged)?;
-    let begin = marks::begin(&vault, &mut keyring, |head| logs.holds(head))?;
-    let session_before = keyring.mark.session;
+    let (root, me) = (keyring.root, keyring.device.id());
+    let logs = OpenedLogs::open(&store, root, me).map_err(damaged)?;
+    let mut others = BTreeMap::new();
+    for share in shares::on_disk(&store) {
+        others.insert(share, OpenedLogs::open(&share::place(&store, share), share, me).map_err(damaged)?);
+    }
+    // Of a share that is not here any more nothing is expected.
+    let held = |head: &keymgr::keyring::Head| match others.get(&head.share) {
+        Some(logs) => logs.holds(head),
+        None => head.share != root || logs.holds(head),
+    };
+    let begin = marks::begin(&vault, &mut keyring, held)?;
+    drop(others);
+    let session = keyring.mark.session + 1;
     let list = keyring.list.clone().ok_or_else(|| {
         Error::new(Code::Damaged, "The keyring has no list of devices.", "Put the keyring back from a backup.")
     })?;
-    let replica = Replica::start(
-        sync::replica::Config {
-            store: store.clone(),
-            share: keyring.root,
-            keys: Arc::new(keyring.device.clone()),
-            circle: Circle::of_account(list),
-            shelf: Shelf::empty(keyring.root),
-            incarnation: keyring.incarnation,
-            session: session_before + 1,
-            clean: begin.clean,
-        },
-        logs,
-    )
-    .map_err(damaged)?;
+    let opening = share::Opening {
+        store: &store,
+        share: root,
+        parent: None,
+        vault: vault.id(),
+        device: &keyring.device,
+        circle: Circle::of_account(list),
+        shelf: Shelf::empty(root),
+        keys: keyring.share(root).cloned().unwrap_or_else(|| ShareKeys::empty(root)),
+        incarnation: keyring.incarnation,
+        session,
+        clean: begin.clean,
+        read_only: config.read_only,
+    };
+    let (running, keys) = Running::open(opening, logs)?;
+    if keyring.role == Role::Full && keys.epochs().next().is_some() {
+        keyring.shares.retain(|held| held.share() != root);
+        keyring.shares.push(keys);
+    }
+    let running = Arc::new(running);
+    let replica = running.replica.clone();
     if let Some(notice) = begin.notice {
         replica.notice(notice);
     }
-    let ears = Arc::new(Ears::default());
-    let volume = match (keyring.role, keyring.share(keyring.root)) {
-        (Role::Full, Some(keys)) => {
-            let records = Arc::new(FromReplica(replica.clone()));
-            let options = OpenOptions { clean: begin.clean, read_only: config.read_only, ..OpenOptions::default() };
-            let volume = Volume::open(&store, vault.id(), keys.clone(), records, ears.clone(), options);
-            Some(volume.map_err(|e| told(&e))?)
-        }
-        _ => None,
-    };
-    if let (Some(volume), true) = (&volume, begin.clean) {
-        // The list is empty before the first change of this session, durably.
-        volume.list_emptied().map_err(|e| told(&e))?;
-    }
-    marks::open(&vault, &mut keyring, replica.mark_heads())?;
-    let shares = Shares::new(keyring.device.id());
-    shares.add(&replica);
+    let shares = Shares::new(me);
+    let forest = running.volume.clone().map(Forest::new);
+    let mountpoint = config.mountpoint.as_ref().map(|at| at.canonicalize().unwrap_or_else(|_| at.clone()));
+    let set = shares::Set::default();
+    set.put(running.clone());
     let daemon = Daemon {
         store,
-        mountpoint: config.mountpoint.clone(),
+        mountpoint,
         vault,
         keyring: Mutex::new(keyring),
         replica,
         shares,
-        volume,
-        ears,
+        set,
+        root,
+        read_only: config.read_only,
+        forest,
+        up: Mutex::default(),
+        letters,
+        volume: running.volume.clone(),
+        ears: running.ears.clone(),
         online: tokio::sync::Mutex::new(None),
         mended: Mutex::new(0),
         stop,
         _lock: lock,
     };
+    if !config.read_only {
+        daemon.settle_shares()?;
+    }
+    daemon.open_known(session, begin.clean)?;
+    let heads = daemon.set.all().iter().flat_map(|r| r.replica.mark_heads()).collect();
+    marks::open(&daemon.vault, &mut daemon.keyring.lock(), heads)?;
     Ok((daemon, begin.clean))
 }
 
-/// After an unclean end, in the background: what the last session was changing is looked at and recorded. Steps begin
-/// only then: what it changed must not be taken for what the records say.
-fn mend(daemon: &Arc<Daemon>, host: Option<Arc<dyn sync::replica::Host>>) {
-    let Some(volume) = daemon.volume.clone() else { return daemon.replica.begin(host) };
-    let daemon = daemon.clone();
-    std::thread::spawn(move || {
-        match volume.mend() {
-            Ok(report) => *daemon.mended.lock() = report.files as u64,
-            Err(e) => daemon.replica.notice(format!("Mending did not end: {e}; the next mount goes on with it.")),
+/// From now on everything may change.
+fn begin_all(daemon: &Arc<Daemon>, clean: bool) -> Result<()> {
+    for running in daemon.set.all() {
+        if running.share == daemon.root {
+            let this = daemon.clone();
+            let began = running.begin(clean, move |files| *this.mended.lock() = files);
+            began.map_err(|e| Error::io(&daemon.store, &e))?;
+            daemon.shares.add(&running.replica);
+        } else {
+            daemon.begin_share(&running, clean)?;
         }
-        // It ends when what was found is recorded.
-        daemon.ears.wake();
-        daemon.replica.begin(host);
-    });
+    }
+    Ok(())
 }
 
 /// The end: unmounted, everything recorded, on the disk, and only then the mark `clean`.
-async fn end(daemon: &Arc<Daemon>, recorder: Option<Recorder>, mounted: Option<Arc<fs::mount::Mounted>>) -> Result<()> {
+async fn end(daemon: &Arc<Daemon>, mounted: Option<Arc<fs::mount::Mounted>>) -> Result<()> {
     let at = daemon.clone();
     let ended = tokio::task::spawn_blocking(move || {
         if let Some(mounted) = mounted
@@ -263,24 +296,20 @@ async fn end(daemon: &Arc<Daemon>, recorder: Option<Recorder>, mounted: Option<A
             // A signal does not wait for those who are still in it: it leaves the tree now.
             let _ = std::process::Command::new("fusermount3").arg("-uz").arg("--").arg(mounted.at()).output();
         }
-        if let Some(recorder) = recorder {
-            recorder.end();
-        }
         let mut complete = true;
-        if let Some(volume) = &at.volume {
-            recorder::record(volume, &at.replica).map_err(|e| {
-                Error::new(
-                    Code::Other,
-                    format!("Not everything could be recorded: {e}."),
-                    "Mount again once the disk has room; nothing is lost.",
-                )
-            })?;
-            volume.end().map_err(|e| told(&e))?;
-            complete = !volume.is_dirty() && !volume.is_unmended();
+        let mut failed = None;
+        for running in at.set.all() {
+            match running.end() {
+                Ok(well) => complete &= well,
+                Err(e) => failed = Some(e),
+            }
         }
-        at.replica.end(complete);
+        if let Some(e) = failed {
+            return Err(e);
+        }
         if complete {
-            marks::clean(&at.vault, &mut at.keyring.lock(), at.replica.mark_heads())?;
+            let heads = at.set.all().iter().flat_map(|r| r.replica.mark_heads()).collect();
+            marks::clean(&at.vault, &mut at.keyring.lock(), heads)?;
         }
         Ok(())
     });

@@ -9,7 +9,6 @@ use keymgr::keyring::{Keyring, Login};
 use sync::link::Serve;
 use sync::net::{self, BrokerConfig, ConnectError, Net, NetConfig, NetEvent};
 use sync::replica::Peers;
-use sync::shares::Shares;
 use tokio::sync::watch;
 
 use super::control::AccountRequest;
@@ -94,7 +93,8 @@ pub struct Online {
 }
 
 impl Online {
-    pub fn start(login: &Login, keyring: &Keyring, shares: &Shares) -> Result<Self> {
+    pub fn start(login: &Login, keyring: &Keyring, daemon: &Arc<super::Daemon>) -> Result<Self> {
+        let shares = &daemon.shares;
         let serve: Arc<dyn Serve> = Arc::new(shares.clone());
         let config = NetConfig::new(BrokerConfig::from(login));
         let started = Net::start(config, Arc::new(keyring.device.clone()), shares.peers(), serve);
@@ -103,14 +103,25 @@ impl Online {
         let net = Arc::new(net);
         shares.set_net(Some(Arc::new(Asked(net.clone()))));
         let (tell, down) = watch::channel(Some(CONNECTING.to_owned()));
-        let shares = shares.clone();
+        let daemon = Arc::downgrade(daemon);
         let events = tokio::spawn(async move {
             while let Some(event) = events.recv().await {
+                let Some(daemon) = daemon.upgrade() else { return };
                 match event {
-                    NetEvent::PeerUp(peer) => shares.peer_up(peer),
-                    NetEvent::PeerDown(peer) => shares.peer_down(peer),
-                    NetEvent::BrokerUp => drop(tell.send(None)),
-                    NetEvent::Letter(letter) => tracing::info!("a note of {}", printable(&letter.from)),
+                    NetEvent::PeerUp(peer) => {
+                        daemon.up.lock().insert(peer);
+                        daemon.set.ask_again();
+                        daemon.shares.peer_up(peer);
+                    }
+                    NetEvent::PeerDown(peer) => {
+                        daemon.up.lock().remove(&peer);
+                        daemon.shares.peer_down(peer);
+                    }
+                    NetEvent::BrokerUp => {
+                        let _ = tell.send(None);
+                        tokio::spawn(async move { daemon.look_at_contacts().await });
+                    }
+                    NetEvent::Letter(letter) => drop(daemon.letters.send(letter)),
                     NetEvent::BrokerDown(why) => drop(tell.send(Some(why))),
                 }
             }

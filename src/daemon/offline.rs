@@ -42,7 +42,7 @@ pub fn fsck(opened: Opened, repair: bool) -> Result<Value> {
     let replica = Replica::start(config, logs).map_err(failed)?;
     let volume = match keyring.share(keyring.root) {
         Some(keys) => {
-            let records = Arc::new(FromReplica(replica.clone()));
+            let records = Arc::new(FromReplica { replica: replica.clone(), carved: false });
             let options = OpenOptions { clean: begin.clean, read_only: !repair, ..OpenOptions::default() };
             let opened = Volume::open(&store, vault.id(), keys.clone(), records, Arc::new(Ears::default()), options);
             Some(opened.map_err(|e| told(&e))?)

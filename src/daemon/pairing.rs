@@ -6,10 +6,10 @@ use std::time::Duration;
 use keymgr::circle::Circle;
 use keymgr::device::DeviceKeys;
 use keymgr::devices::{DeviceList, Listed, Role};
-use keymgr::epoch::{self, EpochRecord, Wrapped};
 use keymgr::ids::{AccountId, ShareId};
 use keymgr::keyring::Keyring;
 use keymgr::share::ShareKeys;
+use keymgr::shelf::Shelf;
 use serde::{Deserialize, Serialize};
 use sync::net::pair::{PairError, Paired};
 
@@ -29,34 +29,33 @@ struct Welcome {
     account: AccountId,
     root: ShareId,
     list: Vec<u8>,
-    /// For each epoch its signed record and its key, wrapped; nothing for a blind device.
-    epochs: Vec<(Vec<u8>, Wrapped)>,
+    /// The epochs of the root share, with their keys wrapped for each full device; a blind one keeps it too.
+    shelf: Vec<u8>,
 }
 
-/// The side that lets a device in: the new list, and the new device on it.
-pub async fn welcome(paired: &mut Paired, keyring: &Keyring) -> Result<(DeviceList, Listed)> {
+/// The side that lets a device in: the new list, the new device on it, and the shelf with its key.
+pub async fn welcome(paired: &mut Paired, keyring: &Keyring, mut shelf: Shelf) -> Result<(DeviceList, Listed, Shelf)> {
     let introduction = paired.receive(PATIENCE).await.map_err(|e| told(&e))?;
     let introduction: Introduction = parse(&introduction)?;
     let list = keyring.list.as_ref().ok_or_else(|| failed("This device is on no list"))?;
     let now = crate::vault::now();
     let listed = Listed::new(paired.peer().clone(), paired.role(), &introduction.name, &paired.jid(), now);
     let list = super::network::with_added(keyring, list, listed.clone())?;
-    let mut epochs = Vec::new();
     if listed.role == Role::Full {
         let keys = keyring.share(keyring.root).ok_or_else(|| failed("This device has no keys to share"))?;
-        let refused = |e: epoch::Error| failed(&format!("The keys cannot be wrapped: {e}"));
-        let record = EpochRecord::first(keys, &keyring.device, &Circle::of_account(list.clone())).map_err(refused)?;
-        let wrapped = epoch::wrap(keys, &record, &listed).map_err(refused)?;
-        epochs.push((record.to_bytes(), wrapped));
+        shelf
+            .wrap_for(keys, &keyring.device, &listed)
+            .map_err(|e| failed(&format!("The keys cannot be wrapped: {e}")))?;
     }
-    let welcome = Welcome { account: keyring.account_id, root: keyring.root, list: list.to_bytes(), epochs };
+    let welcome =
+        Welcome { account: keyring.account_id, root: keyring.root, list: list.to_bytes(), shelf: shelf.to_bytes() };
     let bytes = postcard::to_stdvec(&welcome).map_err(|_| failed("The answer cannot be written"))?;
     paired.send(&bytes).await.map_err(|e| told(&e))?;
-    Ok((list, listed))
+    Ok((list, listed, shelf))
 }
 
-/// The side that joins: its keyring.
-pub async fn introduce(paired: &mut Paired, device: DeviceKeys, name: &str) -> Result<Keyring> {
+/// The side that joins: its keyring. What is known of the other shares it learns from the first device that it meets.
+pub async fn introduce(paired: &mut Paired, device: DeviceKeys, name: &str) -> Result<(Keyring, Shelf)> {
     let introduction = Introduction { name: name.to_owned() };
     let bytes = postcard::to_stdvec(&introduction).map_err(|_| failed("The name cannot be written"))?;
     paired.send(&bytes).await.map_err(|e| told(&e))?;
@@ -68,15 +67,12 @@ pub async fn introduce(paired: &mut Paired, device: DeviceKeys, name: &str) -> R
     if list.get(&device.id()).is_none_or(|listed| listed.role != role) {
         return Err(failed("The device list that came does not have this device on it"));
     }
-    let mut keys = ShareKeys::empty(welcome.root);
-    for (record, wrapped) in &welcome.epochs {
-        let bad = |e: epoch::Error| failed(&format!("The keys that came are not valid: {e}"));
-        let record = EpochRecord::parse(record).map_err(bad)?;
-        if record.share() != welcome.root || !record.is_by_admin(&Circle::of_account(list.clone())) {
-            return Err(failed("The keys that came are of another share"));
-        }
-        keys.insert(record.epoch(), epoch::unwrap(&device, &record, wrapped).map_err(bad)?);
-    }
+    let circle = Circle::of_account(list.clone());
+    let came = Shelf::parse(&welcome.shelf, &welcome.root)
+        .map_err(|e| failed(&format!("The keys that came are not valid: {e}")))?;
+    let (mut shelf, mut keys) = (Shelf::empty(welcome.root), ShareKeys::empty(welcome.root));
+    shelf.merge(&came, &circle);
+    shelf.open(&device, &circle, &mut keys);
     if (role == Role::Full) != keys.epochs().next().is_some() {
         return Err(failed("The keys that came do not fit the role"));
     }
@@ -85,7 +81,7 @@ pub async fn introduce(paired: &mut Paired, device: DeviceKeys, name: &str) -> R
     if role == Role::Full {
         keyring.shares.push(keys);
     }
-    Ok(keyring)
+    Ok((keyring, shelf))
 }
 
 fn parse<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T> {

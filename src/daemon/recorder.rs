@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use fs::observe::Observation;
 use fs::volume::Volume;
+use parking_lot::Mutex;
 use sync::engine::{ObservedEntry, ObservedFile, ObservedFolder};
 use sync::replica::{Observed, Replica};
 
@@ -26,7 +27,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    pub fn start(volume: Volume, replica: Replica, ears: Arc<Ears>) -> std::io::Result<Self> {
+    pub fn start(
+        volume: Volume,
+        replica: Replica,
+        ears: Arc<Ears>,
+        observing: Arc<Mutex<()>>,
+    ) -> std::io::Result<Self> {
         let end = Arc::new(AtomicBool::new(false));
         let (heard, ends) = (ears.clone(), end.clone());
         let run = move || {
@@ -37,7 +43,7 @@ impl Recorder {
                     return;
                 }
                 let begun = Instant::now();
-                if let Err(e) = record(&volume, &replica) {
+                if let Err(e) = record(&volume, &replica, &observing) {
                     replica.notice(format!("What was written could not be recorded yet: {e}"));
                     // Tried again at the next change, and in any case after a while: a full disk gets room again.
                     std::thread::sleep(UNSETTLED);
@@ -76,7 +82,8 @@ pub enum Error {
 }
 
 /// Observes and records once; how many records were made.
-pub fn record(volume: &Volume, replica: &Replica) -> Result<usize, Error> {
+pub fn record(volume: &Volume, replica: &Replica, observing: &Mutex<()>) -> Result<usize, Error> {
+    let _observing = observing.lock();
     let mut seen = None;
     let made = replica.author(|| {
         let observation = volume.observe()?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keymgr::circle::Access;
 use keymgr::devices::Role;
 use serde_json::{Value, json};
 use sync::net::pair::{self, Code as PairCode, Offer};
@@ -13,6 +14,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::control::{AccountRequest, Answer, MAX_LINE, Request};
+use super::sharing::Wish;
 use super::{Daemon, network, offline, pairing};
 use crate::error::{Code, Error, Result};
 use crate::paths;
@@ -94,6 +96,25 @@ impl Conversation {
                 });
                 checked.await.unwrap_or_else(|_| Err(Error::new(Code::Other, "fsck was interrupted.", "Run it again.")))
             }
+            Request::Share { path, jid, role, may_invite } => {
+                let access = match role.as_str() {
+                    "writer" => Access::Writer,
+                    "reader" => Access::Reader,
+                    "blind" => Access::Blind,
+                    _ => return Err(Error::new(Code::Usage, "There is no such role.", "writer, reader or blind.")),
+                };
+                self.daemon.share(Wish { path, jid, access, may_invite }).await
+            }
+            Request::Invites => Ok(self.daemon.invites().await),
+            Request::Accept { which, at } => self.daemon.accept(which.as_deref(), at.as_deref()).await,
+            Request::Decline { which } => self.daemon.decline(which.as_deref()).await,
+            Request::Leave { path } => self.daemon.leave(&path).await,
+            Request::Unshare { path, jid } => self.daemon.unshare(&path, jid.as_deref()).await,
+            Request::Safety { jid } => self.daemon.safety(&jid).await,
+            Request::Verified { jid, account } => self.daemon.verified(&jid, &account).await,
+            Request::RemovePeer { name, lost } => self.daemon.remove_peer(&name, lost).await,
+            Request::Recovery => self.daemon.recovery().await,
+            Request::RecoveryDone => self.daemon.recovery_done(),
         }
     }
 
@@ -109,6 +130,7 @@ impl Conversation {
                 ));
             }
         };
+        let root = daemon.set.get(daemon.root).ok_or_else(gone)?;
         let keyring = daemon.keyring.lock().clone();
         let own = keyring.login.as_ref().map(|l| l.jid.split('/').next().unwrap_or_default().to_owned());
         let own = own.unwrap_or_default();
@@ -151,8 +173,13 @@ impl Conversation {
                 () = closed(&self.reader) => return Err(gone()),
             }
         };
-        let (list, listed) = pairing::welcome(&mut paired, &keyring).await?;
+        // Its list and keys as they are now: the code may have waited long.
+        daemon.tend(&root, true)?;
+        let keyring = daemon.keyring.lock().clone();
+        let shelf = root.replica.shelf().borrow().clone();
+        let (list, listed, shelf) = pairing::welcome(&mut paired, &keyring, shelf).await?;
         daemon.replica.take_list(&list);
+        daemon.replica.take_shelf(&shelf);
         let role = if listed.role == Role::Full { "full" } else { "blind" };
         Ok(json!({ "name": listed.name, "role": role, "device": listed.public.id.to_string() }))
     }
@@ -215,7 +242,16 @@ async fn account(daemon: &Arc<Daemon>, request: AccountRequest) -> Result<Value>
     }
     let mut online = daemon.online.lock().await;
     drop(online.take());
-    *online = Some(network::Online::start(&login, &keyring, &daemon.shares)?);
+    *online = Some(network::Online::start(&login, &keyring, daemon)?);
+    let down = online.as_ref().map(|o| o.down.clone());
+    drop(online);
+    // Whoever is told of this account may share with it at once.
+    if let Some(mut down) = down {
+        let here = tokio::time::timeout(Duration::from_secs(10), down.wait_for(Option::is_none)).await;
+        if here.is_ok_and(|here| here.is_ok()) {
+            daemon.show_list().await;
+        }
+    }
     Ok(json!({ "account": login.jid }))
 }
 
@@ -246,6 +282,7 @@ async fn status(daemon: &Daemon) -> Value {
         })
         .collect();
     let jid = daemon.keyring.lock().login.as_ref().map(|l| l.jid.clone());
+    let shares = daemon.shares_told();
     json!({
         "running": true,
         "store": daemon.store,
@@ -261,6 +298,9 @@ async fn status(daemon: &Daemon) -> Value {
         "mended": mended,
         "faults": faults,
         "unconfirmed": s.unconfirmed,
+        "shares": shares,
+        "invitations": daemon.invitations().iter().map(|i| json!({ "from": i.from, "share": i.share.to_string() })).collect::<Vec<_>>(),
+        "recovery": daemon.keyring.lock().account.is_none(),
         "notices": s.notices.into_iter().chain(refused).collect::<Vec<_>>(),
     })
 }

@@ -43,7 +43,7 @@ impl Kept {
     }
 
     /// Opens the folder, and learns what is in it.
-    pub(crate) fn open(store: &Path, circle: &mut Circle, shelf: &mut Shelf) -> Result<Self, Error> {
+    pub fn open(store: &Path, circle: &mut Circle, shelf: &mut Shelf) -> Result<Self, Error> {
         let dir = store.join("members");
         durable::make_dir(&dir)?;
         if let Some(bytes) = read(&dir.join(MEMBERS), members::MAX_BYTES)? {
