@@ -8,7 +8,7 @@ use fs::volume::{Shown, Who};
 use keymgr::circle::{Access, Circle, Error as CircleError, Member, MemberList};
 use keymgr::contacts::{Contact, Contacts};
 use keymgr::devices::DeviceList;
-use keymgr::ids::{AccountId, ShareId};
+use keymgr::ids::AccountId;
 use keymgr::share::ShareKeys;
 use keymgr::shelf::Shelf;
 use serde_json::{Value, json};
@@ -173,29 +173,18 @@ impl Daemon {
         let made = tokio::task::spawn_blocking(move || {
             // The keys are durable before anything is under them.
             this.keep_keys(keys.clone())?;
-            let made = this.carve(&within, folder, &keys, circle.clone(), shelf.clone());
-            let nested = match made {
-                Ok(nested) => nested,
-                Err(e) => {
-                    let mut keyring = this.keyring.lock();
-                    keyring.shares.retain(|held| held.share() != share);
-                    let _ = this.vault.save(&keyring);
-                    return Err(e);
-                }
-            };
-            let session = this.keyring.lock().mark.session;
-            let running = this.open_share(share, within.share, Some((circle, shelf)), session, false)?;
-            let running = running.ok_or_else(interrupted)?;
-            this.begin_share(&running, false)?;
-            if let Some(forest) = &this.forest {
-                nested.into_iter().for_each(|inner| forest.reparent(inner, share));
+            let made = this.carve(&within, folder, &keys, circle, shelf);
+            if made.is_err() && this.set.get(share).is_none() {
+                let mut keyring = this.keyring.lock();
+                keyring.shares.retain(|held| held.share() != share);
+                let _ = this.vault.save(&keyring);
             }
-            Ok(running)
+            made
         });
         made.await.map_err(|_| interrupted())?
     }
 
-    /// Makes the folder a share on the disk. The shares within it, whose junctions came along.
+    /// Makes the folder a share on the disk, and begins it before any program sees it.
     fn carve(
         &self,
         within: &Running,
@@ -203,16 +192,29 @@ impl Daemon {
         keys: &ShareKeys,
         mut circle: Circle,
         mut shelf: Shelf,
-    ) -> Result<Vec<ShareId>> {
+    ) -> Result<Arc<Running>> {
         let volume = within.volume.as_ref().ok_or_else(interrupted)?;
-        let into = place(&self.store, keys.share()).with_extension("new");
+        let share = keys.share();
+        let into = place(&self.store, share).with_extension("new");
         std::fs::create_dir_all(&into).map_err(|e| Error::io(&into, &e))?;
         let before = within.replica.junctions().borrow().clone();
         let mut carving = volume.carve(folder, &into, keys, |_| true).map_err(|e| super::told(&e))?;
         Kept::open(&into, &mut circle, &mut shelf)
             .map_err(|e| Error::new(Code::Other, e.to_string(), "Check the disk, then share the folder again."))?;
-        let _observing = within.observing.lock();
-        carving.commit().map_err(|e| match e {
+        let session = self.keyring.lock().mark.session;
+        let mut began = Err(interrupted());
+        // No observation may be on its way to the records.
+        let observing = within.observing.lock();
+        let committed = carving.commit(|| {
+            let open = || {
+                let running = self.open_share(share, within.share, None, session, false)?.ok_or_else(interrupted)?;
+                self.begin_share(&running, false)?;
+                Ok(running)
+            };
+            began = open();
+        });
+        drop(observing);
+        committed.map_err(|e| match e {
             fs::volume::Error::Busy { .. } => Error::new(
                 Code::AlreadyRunning,
                 format!("{}.", printable(&e.to_string())),
@@ -220,8 +222,12 @@ impl Daemon {
             ),
             e => super::told(&e),
         })?;
-        let inner = before.into_iter().filter(|inner| volume.junction(*inner).is_none());
-        Ok(inner.collect())
+        if let Some(forest) = &self.forest {
+            // Shares within it came along with their junctions.
+            let moved = before.into_iter().filter(|inner| volume.junction(*inner).is_none());
+            moved.for_each(|inner| forest.reparent(inner, share));
+        }
+        began
     }
 
     /// Invitations, each with what is known of it.
