@@ -120,6 +120,24 @@ fn fsx_finds_no_byte_out_of_place() {
 }
 
 #[test]
+fn what_several_processes_made_at_once_is_what_is_there() {
+    let d = shared("stress");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stress.py");
+    let operations = if long() { "20000" } else { "1200" };
+    let out = d.script(
+        "for seed in 1 2 3 4; do python3 $1 work $2/stress $PWD/state-$seed $seed $3 & all+=($!); done
+         for one in ${all[@]}; do wait $one; done; python3 $1 check $2/stress state-*",
+        &[script.as_ref(), d.mountpoint().as_os_str(), operations.as_ref()],
+    );
+    d.umount();
+    d.mount_shared();
+    let again = d.script("python3 $1 check $2/stress state-*", &[script.as_ref(), d.mountpoint().as_os_str()]);
+    assert_eq!(out, again);
+    d.umount();
+    d.kith(&["fsck"]);
+}
+
+#[test]
 fn fio_reads_back_what_it_wrote_at_random() {
     let d = shared("fio");
     let size = if long() { "1g" } else { "12m" };
