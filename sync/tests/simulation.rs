@@ -1,6 +1,6 @@
 //! Universes of devices, each from one seed: edits, renames, folders moved into each other, deletes, swaps, saving by
 //! rename, hard links, partitions, transfers that break off, bodies that do not come, crashes, deleted indexes, old
-//! backups, a device silent for long, forgetting. When all have met, one tree is on all disks, nothing is lost that
+//! backups, a device silent for long, forgetting; accounts that come, may less or more, and go. When all have met, one tree is on all disks, nothing is lost that
 //! nobody overwrote or deleted, and nothing deleted is back.
 //!
 //! `KITH_UNIVERSES=n` runs more; `KITH_SEED=n KITH_TRACE=1` replays one.
@@ -63,6 +63,33 @@ fn all_universes_heal() {
     let seeds: Vec<u64> = bad.iter().map(|(seed, _)| *seed).collect();
     assert!(bad.is_empty(), "{} of {count} universes went wrong: {seeds:?}\n{:#?}", bad.len(), bad.first());
     assert!(conflicts > 0, "no universe had a conflict: the simulation is too tame");
+}
+
+/// Accounts that are let in, may less or more, and are removed; devices of theirs that write what they may not. All who
+/// stay agree, no change of who never might write counts, nothing that counts is lost, nor what a writer had accepted.
+#[test]
+fn all_who_stay_agree_and_nobody_else_counts() {
+    let options = Options { people: true, ..Options::default() };
+    if let Some(seed) = env("KITH_SEED") {
+        let outcome = universe(seed, options);
+        assert!(outcome.bad.is_empty(), "seed {seed}: {:#?}", outcome.bad);
+        return;
+    }
+    let count = env("KITH_UNIVERSES").unwrap_or(2000);
+    let (bad, conflicts) = run(0, count, options);
+    let seeds: Vec<u64> = bad.iter().map(|(seed, _)| *seed).collect();
+    assert!(
+        bad.is_empty(),
+        "{} of {count} universes went wrong: {seeds:?}\n{:#?}",
+        bad.len(),
+        bad.iter().take(12).map(|(s, b)| (s, b.first())).collect::<Vec<_>>()
+    );
+    assert!(conflicts > 0, "no universe had a conflict: the simulation is too tame");
+}
+
+#[test]
+fn what_was_accepted_of_a_removed_writer_and_is_not_said_anew_parts_those_who_stay() {
+    assert!(goes_wrong(0, Options { people: true, anew: false, ..Options::default() }, &["lost", "differs"]));
 }
 
 /// Without a rule some universe goes wrong, with one of `kinds` in its outcome. `hint`: where to begin the search.

@@ -34,7 +34,7 @@ impl Engine {
         for device in listed.iter().filter(|d| **d != self.me) {
             match self.acks.get(device) {
                 // Something that it wrote apart may still be on its way: it decides what is stale.
-                Some(heads) if !self.heads.covers_all(heads) => return Forgotten::default(),
+                Some(heads) if !self.heads.covers_all_but(heads, &self.gone) => return Forgotten::default(),
                 Some(heads) => stable = stable.meet(heads),
                 None => return Forgotten::default(),
             }
@@ -114,7 +114,7 @@ impl Engine {
         }
     }
 
-    fn drop_records(&mut self, records: Vec<RecordHash>) -> Forgotten {
+    pub(super) fn drop_records(&mut self, records: Vec<RecordHash>) -> Forgotten {
         let mut nodes = BTreeSet::new();
         let mut contents = Vec::new();
         for hash in &records {

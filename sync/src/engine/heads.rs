@@ -1,8 +1,8 @@
 //! How far a device has read each author's log: what it has seen, whatever it still holds of that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use keymgr::ids::RecordHash;
+use keymgr::ids::{DeviceId, RecordHash};
 use serde::{Deserialize, Serialize};
 
 use crate::record::Author;
@@ -44,6 +44,11 @@ impl Heads {
     }
 
     /// Whether all that `other` has seen was seen here.
+    /// But for authors of these devices.
+    pub fn covers_all_but(&self, other: &Heads, not: &BTreeSet<DeviceId>) -> bool {
+        other.0.iter().all(|(author, head)| not.contains(&author.device) || self.covers(author, head.number))
+    }
+
     pub fn covers_all(&self, other: &Heads) -> bool {
         other.0.iter().all(|(author, head)| self.covers(author, head.number))
     }

@@ -115,6 +115,9 @@ pub struct Engine {
     heads: Heads,
     floor: Heads,
     acks: BTreeMap<DeviceId, Heads>,
+    /// Authors whose new records do not count, and what is left out of theirs.
+    gone: BTreeSet<DeviceId>,
+    withdrawn: Vec<Entry>,
     // the tree, the disk, and the way from one to the other
     dirty: BTreeSet<NodeId>,
     tree: Tree,
@@ -152,6 +155,8 @@ impl Engine {
             heads: Heads::default(),
             floor: Heads::default(),
             acks: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            withdrawn: Vec::new(),
             dirty: BTreeSet::new(),
             tree: Tree::new(root, rules),
             disk: Disk::new(root),

@@ -117,7 +117,7 @@ impl Engine {
 
     /// Whether everything was handed in that any device is known to have seen.
     fn is_caught_up(&self) -> bool {
-        self.acks.values().all(|heads| self.heads.covers_all(heads))
+        self.acks.values().all(|heads| self.heads.covers_all_but(heads, &self.gone))
     }
 
     /// Drafts, to be treated as those of [`Self::author`]. Empty where it was settled meanwhile, or cannot be yet.

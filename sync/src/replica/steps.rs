@@ -197,7 +197,7 @@ impl Inner {
 
     /// Says anew what those wrote who may write no longer; whether records were made.
     fn say_anew(&self) -> bool {
-        if !self.access.may_write() || !self.anew.swap(false, Ordering::Relaxed) {
+        if !self.anew.swap(false, Ordering::Relaxed) {
             return false;
         }
         let circle = self.circle.borrow().clone();
@@ -210,6 +210,13 @@ impl Inner {
         let _authoring = self.authoring.lock();
         let mut core = self.core.lock();
         let who = Counting { counts: &|device| circle.may_write(device), seats: &seats, before: &before };
+        if !self.access.may_write() {
+            if core.engine.withdraw(&who) {
+                drop(core);
+                self.kick();
+            }
+            return false;
+        }
         let (drafts, more) = core.engine.anew(&who);
         if more {
             self.anew.store(true, Ordering::Relaxed);

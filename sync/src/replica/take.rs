@@ -1,6 +1,7 @@
 //! What peers send: verified, made durable, handed to the engine. Bad input ends that peer's feed, nothing else.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -118,6 +119,11 @@ impl Inner {
                     self.fault(peer, Wrong::Withholds);
                 }
                 self.count_heads(peer);
+                // Who has what decides what is left out of those who may write no longer.
+                if self.core.lock().engine.has_gone() {
+                    self.anew.store(true, Ordering::Relaxed);
+                    self.kick();
+                }
             }
             Frame::Seen(bytes) => self.take_seen(peer, &bytes)?,
             Frame::Snapshot(bytes) => {

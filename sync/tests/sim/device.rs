@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use keymgr::ids::{DeviceId, Incarnation, NodeId, RecordHash, Root, ShareId};
-use sync::engine::{DiskNode, Engine, EntryId, Heads, Rules, Settled, Unsettled};
+use sync::engine::{Counting, DiskNode, Engine, EntryId, Heads, Rules, Settled, Unsettled};
 use sync::record::{Author, Entry, Record};
 
 use super::disk::{SimDisk, content_of, locator, open, root_of, seal};
+use super::people::View;
 
 /// What survives a crash, and what a backup puts back.
 #[derive(Clone)]
@@ -35,6 +36,11 @@ pub struct Device {
     pub kept: Durable,
     /// Signed heads of others, which are passed on.
     pub statements: BTreeMap<DeviceId, Heads>,
+    /// Who is who, as far as it has heard.
+    pub view: View,
+    /// A modified client: writes whatever it may.
+    pub evil: bool,
+    pub anew: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,7 +70,15 @@ pub struct Known {
 }
 
 impl Device {
-    pub fn new(n: usize, full: bool, share: ShareId, rules: Rules, branch: bool, incarnation: Incarnation) -> Self {
+    pub fn new(
+        n: usize,
+        full: bool,
+        share: ShareId,
+        rules: Rules,
+        branch: bool,
+        incarnation: Incarnation,
+        view: View,
+    ) -> Self {
         let id = DeviceId::from_bytes([n as u8 + 1; 32]);
         let name = char::from(b'A' + n as u8).to_string();
         let kept = Durable {
@@ -78,14 +92,31 @@ impl Device {
             unmarked: Vec::new(),
         };
         let engine = Engine::with_rules(share, id, full, rules);
-        Self { id, name, full, share, rules, branch, engine, kept, statements: BTreeMap::new() }
+        let mut device = Self {
+            id,
+            name,
+            full,
+            share,
+            rules,
+            branch,
+            engine,
+            kept,
+            statements: BTreeMap::new(),
+            view,
+            evil: false,
+            anew: true,
+        };
+        if !device.writes() {
+            device.restart(Restart::Clean);
+        }
+        device
     }
 
     /// After a crash, or with an older backup: all that is not durable is gone. Where the index is deleted, nobody
     /// knows any more what users ended and fs had not told: their texts are returned.
     pub fn restart(&mut self, how: Restart) -> Vec<String> {
         let mut ends = Vec::new();
-        let mut engine = Engine::with_rules(self.share, self.id, self.full, self.rules);
+        let mut engine = Engine::with_rules(self.share, self.id, self.writes(), self.rules);
         engine.restore(self.kept.heads.clone(), self.kept.floor.clone());
         for entry in &self.kept.log {
             engine.handle_held(entry.clone());
@@ -109,6 +140,36 @@ impl Device {
         self.engine = engine;
         self.save_index();
         ends
+    }
+
+    pub fn writes(&self) -> bool {
+        self.full && (self.evil || self.view.may_write(&self.id))
+    }
+
+    /// What it hears of who may what; where that is news for itself it begins anew.
+    pub fn hear(&mut self, other: &View) {
+        let wrote = self.writes();
+        self.view.hear(other);
+        if wrote != self.writes() {
+            self.kept.disk.open.clear();
+            self.save_index();
+            self.restart(Restart::Clean);
+        }
+    }
+
+    /// What others wrote who may write no longer is said anew, or left out. Whether anything is otherwise now.
+    pub fn say_anew(&mut self, oracle: &mut Oracle) -> bool {
+        if !self.anew {
+            return false;
+        }
+        let view = self.view.clone();
+        let seats: Vec<DeviceId> = view.seats().into_iter().filter(|id| *id != self.id).collect();
+        let who = Counting { counts: &|device| view.may_write(device), seats: &seats, before: &[] };
+        if !view.may_write(&self.id) || !self.full {
+            return self.engine.withdraw(&who);
+        }
+        let (drafts, _) = self.engine.anew(&who);
+        !self.sign(drafts, oracle).is_empty()
     }
 
     pub fn save_index(&mut self) {
@@ -166,7 +227,7 @@ impl Device {
 
     /// fs tells what it did; records are made of it.
     pub fn observe(&mut self, oracle: &mut Oracle) -> bool {
-        if !self.full {
+        if !self.writes() {
             return false;
         }
         let seen = self.kept.disk.observe();
@@ -260,7 +321,7 @@ impl Device {
 
     /// What a writer with keys does about conflicts and names. Whether it did anything.
     pub fn settle(&mut self, oracle: &mut Oracle) -> bool {
-        if !self.full {
+        if !self.writes() {
             return false;
         }
         let mut any = false;
@@ -311,6 +372,9 @@ impl Device {
         for entry in &other.kept.log {
             if taken == most {
                 break;
+            }
+            if !self.view.may_write(&entry.author.device) && entry.author.device != self.id {
+                continue;
             }
             let new = if snapshot {
                 !self.engine.holds(&entry.hash) && !mine.covers(&entry.author, entry.number)

@@ -2,6 +2,7 @@
 
 pub mod device;
 pub mod disk;
+pub mod people;
 pub mod rng;
 pub mod user;
 pub mod world;

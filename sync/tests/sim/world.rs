@@ -7,6 +7,7 @@ use sync::engine::{Heads, Rules};
 use sync::record::Entry;
 
 use super::device::{Device, Durable, Oracle, Restart, trace};
+use super::people::View;
 use super::rng::Rng;
 use super::user;
 
@@ -14,11 +15,15 @@ use super::user;
 pub struct Options {
     pub rules: Rules,
     pub branch: bool,
+    /// Several accounts, which come and go; some of their devices are modified clients.
+    pub people: bool,
+    /// What those wrote who may write no longer is said anew.
+    pub anew: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { rules: Rules::default(), branch: true }
+        Self { rules: Rules::default(), branch: true, people: false, anew: true }
     }
 }
 
@@ -44,6 +49,12 @@ struct World {
     folders: bool,
     courier: bool,
     clock: u64,
+    people: bool,
+    /// What a writer showed of somebody when it heard that this one may write no longer.
+    must: BTreeSet<(String, String)>,
+    /// What was written by devices that never might.
+    refused: BTreeSet<String>,
+    modified: Vec<DeviceId>,
 }
 
 pub fn universe(seed: u64, options: Options) -> Outcome {
@@ -61,10 +72,19 @@ impl World {
         let count = [2, 2, 2, 3, 3, 3, 4, 4, 5, 8][rng.below(10)];
         let share = ShareId::from_bytes([0xee; 16]);
         let blind = if count > 2 && rng.chance(70) { 1 } else { 0 };
+        let blinds: Vec<bool> = (0..count).map(|n| n + blind >= count).collect();
+        let view = if options.people { View::several(&mut rng, &blinds) } else { View::alone(&blinds) };
         let devices = (0..count)
             .map(|n| {
                 let incarnation = Incarnation::from_bytes(rng.bytes());
-                Device::new(n, n + blind < count, share, options.rules, options.branch, incarnation)
+                let (full, view) = (!blinds[n], view.clone());
+                let mut device = Device::new(n, full, share, options.rules, options.branch, incarnation, view);
+                device.anew = options.anew;
+                if options.people && !device.view.is_owner(n) && rng.chance(25) {
+                    device.evil = true;
+                    device.restart(Restart::Clean);
+                }
+                device
             })
             .collect();
         let silent = (count > 2 && rng.chance(25)).then_some(0);
@@ -82,6 +102,10 @@ impl World {
             silent,
             courier,
             clock: 0,
+            people: options.people,
+            must: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            modified: Vec::new(),
         }
     }
 
@@ -93,7 +117,17 @@ impl World {
 
     fn happen(&mut self) {
         let n = self.rng.below(self.devices.len());
-        let full: Vec<usize> = (0..self.devices.len()).filter(|i| self.devices[*i].full).collect();
+        let full: Vec<usize> = (0..self.devices.len()).filter(|i| self.devices[*i].writes()).collect();
+        if self.people && self.rng.chance(8) {
+            let owners: Vec<usize> = (0..self.devices.len()).filter(|i| self.devices[*i].view.is_owner(*i)).collect();
+            let i = owners[self.rng.below(owners.len())];
+            let mut view = self.devices[i].view.clone();
+            if let Some(word) = view.change(&mut self.rng) {
+                self.say(&format!("{} says {word:?}", self.devices[i].name));
+                self.hear(i, &view);
+            }
+            return;
+        }
         match self.rng.below(100) {
             0..=59 => {
                 let i = full[self.rng.below(full.len())];
@@ -138,6 +172,8 @@ impl World {
                 self.devices[n].save_index();
                 self.devices[n].restart(Restart::Clean);
             }
+            // A store that was put back, among people who come and go, is not drawn here.
+            93..=95 if self.people => {}
             93..=94 => {
                 self.devices[n].save_index();
                 self.backups.insert(n, self.devices[n].kept.clone());
@@ -147,7 +183,11 @@ impl World {
             98 => {
                 // One record, out of order.
                 let (a, b) = self.pair();
-                let log = &self.devices[b].kept.log;
+                let log: Vec<Entry> = match self.people {
+                    true => Vec::new(),
+                    false => self.devices[b].kept.log.clone(),
+                };
+                let log = &log;
                 if let Some(entry) = self.rng.pick(log).cloned() {
                     let a = &mut self.devices[a];
                     use sync::engine::Taken;
@@ -201,18 +241,36 @@ impl World {
     fn meet(&mut self, a: usize, b: usize) {
         let part = self.rng.chance(25).then(|| self.rng.below(6));
         self.say(&format!("{} meets {} {part:?}", self.devices[a].name, self.devices[b].name));
-        let snapshot = self.rng.chance(30);
+        let snapshot = self.rng.chance(30) && !self.people;
+        if self.people {
+            let (left, right) = (self.devices[a].view.clone(), self.devices[b].view.clone());
+            // A modified client may not care to hear.
+            for (i, other) in [(a, right), (b, left)] {
+                if !self.devices[i].evil || self.rng.chance(50) {
+                    self.hear(i, &other);
+                }
+            }
+        }
         let (x, y) = two(&mut self.devices, a, b);
+        // Each reads whom it knows, and answers whom it knows.
+        if x.view.of(&y.id).is_none() || y.view.of(&x.id).is_none() {
+            return;
+        }
         x.take(y, part, snapshot);
         y.take(x, part, snapshot);
         if self.rng.chance(80) {
             x.fetch(y, &self.never);
             y.fetch(x, &self.never);
         }
+        for i in [a, b] {
+            if self.people && (!self.devices[i].writes() || self.rng.chance(60)) {
+                self.devices[i].say_anew(&mut self.oracle);
+            }
+        }
         let listed: Vec<DeviceId> =
             self.devices.iter().enumerate().filter(|(i, _)| Some(*i) != self.silent).map(|(_, d)| d.id).collect();
         for i in [a, b] {
-            if part.is_none() && self.rng.chance(60) {
+            if part.is_none() && !self.people && self.rng.chance(60) {
                 self.devices[i].forget(&listed);
             }
             let most = if self.rng.chance(70) { usize::MAX } else { self.rng.below(5) };
@@ -224,8 +282,78 @@ impl World {
         }
     }
 
+    /// A device hears of who may what.
+    fn hear(&mut self, i: usize, view: &View) {
+        let device = &mut self.devices[i];
+        let before = device.view.clone();
+        if device.writes() {
+            // What was done before is told before.
+            device.kept.disk.open.clear();
+            device.observe(&mut self.oracle);
+        }
+        device.hear(view);
+        if !device.view.may_write(&device.id) || !device.full {
+            device.say_anew(&mut self.oracle);
+            return;
+        }
+        let there = device.kept.disk.texts();
+        for entry in &device.kept.log {
+            let author = &entry.author.device;
+            if before.may_write(author)
+                && !device.view.may_write(author)
+                && let Some(text) = entry.record.content().and_then(|c| self.oracle.texts.get(&c.root))
+                && there.contains(text)
+            {
+                self.must.insert((device.name.clone(), text.clone()));
+            }
+        }
+    }
+
+    /// All who stay hear what any of the owner's devices said; the others are not asked any more.
+    fn part(&mut self) {
+        let mut last = self.devices[0].view.clone();
+        for (i, device) in self.devices.iter().enumerate() {
+            if device.view.is_owner(i) {
+                last.hear(&device.view);
+            }
+        }
+        for i in 0..self.devices.len() {
+            self.hear(i, &last);
+        }
+        let stays = |d: &Device| !d.evil && last.of(&d.id).is_some();
+        // A text begins with the name of the device where it was written.
+        let never: Vec<String> =
+            self.devices.iter().filter(|d| !last.ever_wrote(&d.id)).map(|d| d.name.clone()).collect();
+        // Whoever is removed, or modified, offers once more what it has.
+        for a in 0..self.devices.len() {
+            for b in 0..self.devices.len() {
+                if a != b && stays(&self.devices[a]) && !stays(&self.devices[b]) {
+                    let (x, y) = two(&mut self.devices, a, b);
+                    x.take(y, None, false);
+                }
+            }
+        }
+        let mut all = std::mem::take(&mut self.devices);
+        let by_them = |text: &&String| never.iter().any(|name| text.starts_with(name.as_str()));
+        self.refused = self.oracle.texts.values().filter(by_them).cloned().collect();
+        self.modified = all.iter().filter(|d| d.evil).map(|d| d.id).collect();
+        all.retain(stays);
+        // A modified client of a writer says what it likes of what it has; here it is removed in the end.
+        for device in &mut all {
+            for gone in &self.modified {
+                device.engine.handle_peer_gone(gone);
+                device.statements.remove(gone);
+            }
+        }
+        self.must.retain(|(name, _)| all.iter().any(|d| d.name == *name && d.writes()));
+        self.devices = all;
+    }
+
     fn heal(mut self) -> Outcome {
         self.say("heals");
+        if self.people {
+            self.part();
+        }
         for device in &mut self.devices {
             device.kept.disk.open.clear();
             device.observe(&mut self.oracle);
@@ -255,14 +383,17 @@ impl World {
                 }
             }
             // Around the ring twice: then everyone has all.
-            for k in 0..2 * count {
+            for k in (0..2 * count).filter(|_| count > 1) {
                 let (a, b) = (k % count, (k + 1) % count);
                 let (x, y) = two(&mut self.devices, a, b);
                 let all = |d: &Device| d.engine.held().collect::<BTreeSet<_>>();
                 let before = (all(x), all(y));
-                x.take(y, None, true);
-                y.take(x, None, true);
+                x.take(y, None, !self.people);
+                y.take(x, None, !self.people);
                 any |= before != (all(x), all(y));
+            }
+            for i in (0..count).filter(|_| self.people) {
+                any |= self.devices[i].say_anew(&mut self.oracle);
             }
             for a in 0..count {
                 for b in 0..count {
@@ -310,8 +441,13 @@ impl World {
         let there: BTreeSet<String> =
             self.devices.iter().filter(|d| d.full).flat_map(|d| d.kept.disk.texts()).collect();
         let is_known = |e: &Entry| known.covers(&e.author, e.number);
+        let view = self.devices[0].view.clone();
+        let counts = |e: &Entry| view.may_write(&e.author.device) && !self.modified.contains(&e.author.device);
+        for text in self.refused.iter().filter(|t| there.contains(*t)) {
+            out.bad.push(format!("counts {text}"));
+        }
         let mut every: HashMap<&String, bool> = HashMap::new();
-        for record in self.oracle.records.values().filter(|k| is_known(&k.entry)) {
+        for record in self.oracle.records.values().filter(|k| is_known(&k.entry) && counts(&k.entry)) {
             if let Some(content) = record.entry.record.content()
                 && let Some(text) = self.oracle.texts.get(&content.root)
             {
@@ -324,6 +460,9 @@ impl World {
             let marks = self.oracle.marked.get(text);
             marks.into_iter().flatten().any(|h| self.oracle.records.get(h).is_some_and(|k| is_known(&k.entry)))
         };
+        for (_, text) in &self.must {
+            every.entry(text).or_default();
+        }
         for (text, excused) in every {
             if !excused && !there.contains(text) && !ended(text) && !self.gone.contains(text) {
                 out.bad.push(format!("lost {text}"));
@@ -350,7 +489,12 @@ impl World {
             q.knew.covers(author, number) || (q.entry.author == *author && q.entry.number >= number)
         };
         for hash in &self.oracle.marked[text] {
-            let Some(mark) = all.get(hash).filter(|k| known.covers(&k.entry.author, k.entry.number)) else { continue };
+            let counts = |k: &&super::device::Known| {
+                let author = &k.entry.author.device;
+                self.devices[0].view.may_write(author) && !self.modified.contains(author)
+            };
+            let mark = all.get(hash).filter(|k| known.covers(&k.entry.author, k.entry.number)).filter(counts);
+            let Some(mark) = mark else { continue };
             let mut ends = vec![mark];
             ends.extend(all.values().filter(|k| k.entry.record.is_dead() && self.descends(&k.entry, mark)));
             let excused = ends.iter().any(|end| {
