@@ -2,36 +2,15 @@
 
 mod common;
 
-use std::path::Path;
 use std::process::Command;
 
 use common::prosody::Prosody;
-use common::{Device, account, differences, join, same, until};
+use common::{Device, account, ciphertext, differences, join, same, until};
 
 fn idle(d: &Device) -> bool {
     let s = d.status();
     s["pending"]["files"] == 0
         && s["peers"].as_array().is_some_and(|p| !p.is_empty() && p.iter().all(|p| p["up"] == true))
-}
-
-/// The ciphertext tree: paths and bytes.
-fn ciphertext(store: &Path) -> Vec<(String, Vec<u8>)> {
-    let tree = store.join("tree");
-    let (mut out, mut todo) = (Vec::new(), vec![tree.clone()]);
-    while let Some(dir) = todo.pop() {
-        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let name = path.strip_prefix(&tree).unwrap().display().to_string();
-            if path.is_dir() {
-                out.push((name, Vec::new()));
-                todo.push(path);
-            } else {
-                out.push((name, std::fs::read(path).unwrap_or_default()));
-            }
-        }
-    }
-    out.sort();
-    out
 }
 
 /// Waits until a blind device holds the same ciphertext, byte for byte.

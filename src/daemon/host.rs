@@ -72,8 +72,13 @@ pub fn to_sync(id: FsId) -> EntryId {
 pub struct Ears {
     changed: Mutex<bool>,
     wake: Condvar,
-    pub refusals: Mutex<Vec<Refusal>>,
+    refusals: Mutex<Vec<Refusal>>,
+    /// Of them, what is still to be told to whoever fetches it again.
+    untold: Mutex<Vec<FsId>>,
 }
+
+/// How many refusals are remembered for whoever asks; all are in the log.
+const REFUSALS: usize = 1000;
 
 impl Ears {
     /// Waits until something changed, or so long.
@@ -91,6 +96,27 @@ impl Ears {
         *changed = false;
     }
 
+    /// What was refused since this was last asked.
+    pub fn take_refused(&self) -> Vec<FsId> {
+        std::mem::take(&mut self.untold.lock())
+    }
+
+    /// What was refused, for a person: what it is, and what happens.
+    pub fn told(&self, replica: &Replica) -> Vec<String> {
+        let refusals = self.refusals.lock().clone();
+        let line = |r: &Refusal| {
+            let (shown, why) = (r.shown.display(), &r.why);
+            match r.id {
+                Some(id) if replica.is_damaged(&to_sync(id)) => {
+                    format!("{shown} is damaged and refused until another device that has it gives it again: {why}")
+                }
+                Some(_) => format!("{shown} was damaged and is whole again; what was there is in quarantine: {why}"),
+                None => format!("{shown} was refused: {why}"),
+            }
+        };
+        refusals.iter().map(line).collect()
+    }
+
     pub fn wake(&self) {
         *self.changed.lock() = true;
         self.wake.notify_all();
@@ -104,7 +130,15 @@ impl Feed for Ears {
 
     fn refused(&self, what: &Refusal) {
         tracing::warn!("{}: refused: {}", crate::error::printable(&what.shown.to_string_lossy()), what.why);
-        self.refusals.lock().push(what.clone());
+        let mut refusals = self.refusals.lock();
+        // Each time that a program tries, it is refused again.
+        refusals.retain(|r| r.path != what.path);
+        refusals.push(what.clone());
+        let over = refusals.len().saturating_sub(REFUSALS);
+        refusals.drain(..over);
+        drop(refusals);
+        self.untold.lock().extend(what.id);
+        self.wake();
     }
 }
 
@@ -165,6 +199,12 @@ impl Host for OfVolume {
             None => device.to_owned(),
         };
         said(self.0.conflict_name(parent, name, to_fs(id), &label))
+    }
+
+    fn verify(&self, folder: &NodeId, name: &StoreName) {
+        if let Err(e) = self.0.verify_entry(*folder, name) {
+            tracing::info!("{name}: {e}");
+        }
     }
 
     fn copy_as(&self, body: &Path, to: &Path, file: FileId) -> bool {

@@ -42,6 +42,9 @@ impl Recorder {
                 if ends.load(Ordering::Acquire) {
                     return;
                 }
+                for id in heard.take_refused() {
+                    replica.damaged(&to_sync(id));
+                }
                 let begun = Instant::now();
                 if let Err(e) = record(&volume, &replica, &observing) {
                     replica.notice(format!("What was written could not be recorded yet: {e}"));

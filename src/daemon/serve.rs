@@ -266,8 +266,7 @@ async fn status(daemon: &Daemon) -> Value {
     let broker = daemon.online.lock().await.as_ref().map(|o| o.down.borrow().clone());
     let mending = daemon.volume.as_ref().is_some_and(|v| v.is_unmended());
     let mended = *daemon.mended.lock();
-    let refused: Vec<String> =
-        daemon.ears.refusals.lock().iter().map(|r| format!("{} was refused: {}", r.shown.display(), r.why)).collect();
+    let refused = daemon.ears.told(&daemon.replica);
     let faults: Vec<Value> = s
         .faults
         .iter()

@@ -15,6 +15,7 @@ use keymgr::ids::Root;
 use keymgr::root::{self, GROUP, Groups};
 use parking_lot::Mutex;
 
+use crate::engine::Spot;
 use crate::scan::Signature;
 
 #[derive(Debug, thiserror::Error)]
@@ -38,8 +39,12 @@ pub struct Bodies {
     groups: Mutex<Known>,
     /// What went to quarantine and was not told yet.
     damage: Mutex<Vec<PathBuf>>,
-    /// Files that were read and are not the body with this root, as they looked then.
-    differ: Mutex<HashMap<Root, Signature>>,
+    /// How files of the tree looked that were read, and whether they were the body with this root.
+    read: Mutex<HashMap<Root, (Signature, bool)>>,
+    /// Files of the tree that are to be read while file operations go on, and the roots that they should have.
+    unread: Mutex<Vec<(Spot, PathBuf, Root)>>,
+    /// Files of the tree that are not what their records say, as far as can be told without a key.
+    suspects: Mutex<Vec<Spot>>,
 }
 
 /// Chaining values at hand, and how many in all: a bound on memory, not a policy, since what is dropped is read again.
@@ -85,7 +90,9 @@ impl Bodies {
             quarantine,
             groups: Mutex::default(),
             damage: Mutex::default(),
-            differ: Mutex::default(),
+            read: Mutex::default(),
+            unread: Mutex::default(),
+            suspects: Mutex::default(),
         };
         // Bodies come without an fsync, since a step makes them durable: what a power cut left of them is not theirs.
         for entry in std::fs::read_dir(&bodies.incoming).map_err(at(&bodies.incoming))?.flatten() {
@@ -222,17 +229,51 @@ impl Bodies {
         Ok(())
     }
 
-    /// Whether a file that looks like this was read already and is not that body.
-    pub fn differs(&self, root: &Root, signature: &Signature) -> bool {
-        self.differ.lock().get(root) == Some(signature)
+    /// Whether a file that looks like this is that body; `None`: it was not read since it looks like this.
+    pub fn is_body(&self, root: &Root, signature: &Signature) -> Option<bool> {
+        self.read.lock().get(root).filter(|(read, _)| read == signature).map(|(_, is)| *is)
     }
 
-    pub fn set_differs(&self, root: Root, signature: Signature) {
-        let mut differ = self.differ.lock();
-        if differ.len() > 1000 {
-            differ.clear();
+    /// Reads a file, unless it was read already as it is.
+    pub fn read_body(&self, spot: &Spot, file: &File, root: &Root) -> io::Result<bool> {
+        let signature = Signature::of(&file.metadata()?);
+        if let Some(is) = self.is_body(root, &signature) {
+            return Ok(is);
         }
-        differ.insert(root, signature);
+        let is = groups_of_open(file)?.root() == *root;
+        // What changed meanwhile is read again.
+        if Signature::of(&file.metadata()?) == signature {
+            let mut read = self.read.lock();
+            if read.len() > 1000 {
+                read.clear();
+            }
+            read.insert(*root, (signature, is));
+            if !is {
+                self.suspects.lock().push(spot.clone());
+            }
+        }
+        Ok(is)
+    }
+
+    pub fn read_later(&self, spot: Spot, path: PathBuf, root: Root) {
+        self.unread.lock().push((spot, path, root));
+    }
+
+    /// Reads what was left for later; whether that was something.
+    pub fn read_unread(&self) -> bool {
+        let unread = std::mem::take(&mut *self.unread.lock());
+        let read = |(spot, path, root): &(Spot, PathBuf, Root)| {
+            let file = open(path)?;
+            self.read_body(spot, &file, root)?;
+            let known = self.is_body(root, &Signature::of(&path.symlink_metadata()?));
+            Ok::<_, io::Error>(known.is_some())
+        };
+        unread.iter().filter(|one| read(one).unwrap_or(false)).count() > 0
+    }
+
+    /// What was found to be something else, and was not asked for since.
+    pub fn take_suspects(&self) -> Vec<Spot> {
+        std::mem::take(&mut self.suspects.lock())
     }
 
     pub fn damaged(&self, kept_at: PathBuf) {

@@ -306,3 +306,33 @@ fn what_a_removed_writer_had_done_is_said_anew_by_who_accepted_it() {
     assert_eq!(c.names(), [("named".to_owned(), 1), ("new".to_owned(), 3)]);
     assert!(c.engine.conflicts().is_empty() && b.engine.conflicts().is_empty());
 }
+
+#[test]
+fn what_was_refused_stays_until_its_body_is_here_again_and_no_older_version_takes_its_place() {
+    let (mut a, mut b) = two(Rules::default());
+    a.does(&[("doc", 1)], vec![file(1, 1)]);
+    a.does(&[("doc", 1)], vec![file(1, 2)]);
+    b.takes(&a, true);
+    b.steps();
+    let (old, new) = (Root::from_bytes([1; 32]), Root::from_bytes([2; 32]));
+    b.engine.handle_body_gone(new); // it is in the tree; the old one is in versions
+    assert!(b.engine.wanted().is_empty());
+    let node = b.engine.node_of(&FileId::from_bytes([1; 16])).unwrap();
+    b.engine.handle_damaged(&node, false);
+    assert!(b.steps().is_empty() && b.engine.is_damaged(&node));
+    assert_eq!(b.engine.wanted().iter().map(|w| w.content.root).collect::<Vec<_>>(), [new]);
+    b.engine.handle_body(old);
+    assert!(b.steps().is_empty(), "an older version is none");
+    b.engine.handle_body(new);
+    let steps = b.steps();
+    assert!(matches!(steps.as_slice(), [Step::HealFile { content, .. }] if content.root == new), "{steps:?}");
+    assert!(!b.engine.is_damaged(&node) && b.names() == [("doc".to_owned(), 1)]);
+    // Another version that comes heals too.
+    b.engine.handle_body_gone(new);
+    b.engine.handle_damaged(&node, false);
+    a.does(&[("doc", 1)], vec![file(1, 3)]);
+    b.takes(&a, true);
+    let steps = b.steps();
+    assert!(matches!(steps.last(), Some(Step::Replace { .. } | Step::HealFile { .. })), "{steps:?}");
+    assert!(!b.engine.is_damaged(&node) && b.engine.wanted().is_empty());
+}

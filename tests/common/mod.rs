@@ -309,3 +309,23 @@ impl Device {
         ran.out
     }
 }
+
+/// The ciphertext tree: paths and bytes.
+pub fn ciphertext(store: &Path) -> Vec<(String, Vec<u8>)> {
+    let tree = store.join("tree");
+    let (mut out, mut todo) = (Vec::new(), vec![tree.clone()]);
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = path.strip_prefix(&tree).unwrap().display().to_string();
+            if path.is_dir() {
+                out.push((name, Vec::new()));
+                todo.push(path);
+            } else {
+                out.push((name, std::fs::read(path).unwrap_or_default()));
+            }
+        }
+    }
+    out.sort();
+    out
+}

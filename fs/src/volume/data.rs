@@ -28,7 +28,10 @@ impl Volume {
             }
             let mut state = file.state.write();
             inner.unkeep_open(&mut state);
-            inner.load_or_tell(&file, &mut state, path.as_deref())?;
+            if let Err(e) = inner.load_or_tell(&file, &mut state, path.as_deref()) {
+                drop(state);
+                return Err(inner.tell_missing(&file, path.as_deref(), e));
+            }
             state.opens += 1;
             state.writers += u32::from(how.write);
         }
@@ -215,8 +218,9 @@ impl Inner {
 
     /// Loads; what is refused then is told of without the table, whose lock comes before this one.
     fn load_or_tell(&self, file: &FileNode, state: &mut FileState, path: Option<&std::path::Path>) -> Result<()> {
+        let told = state.damaged; // when its header was refused
         self.load(file, state, path).inspect_err(|e| {
-            if e.is_damage() {
+            if e.is_damage() && !told {
                 let id = crate::records::EntryId::File(file.id);
                 self.refused(None, path.unwrap_or(std::path::Path::new("")), Some(id), e);
             }
@@ -234,6 +238,22 @@ impl Inner {
             self.refused(Some(shown), &path.unwrap_or_default(), Some(id), &e);
         }
         e
+    }
+
+    /// As [`Self::tell`], of a file that was not found at `path`: unless it is somewhere else by now, it is gone.
+    fn tell_missing(&self, file: &FileNode, path: Option<&std::path::Path>, e: Error) -> Error {
+        if !e.is_missing() {
+            return e;
+        }
+        let tree = self.tree.lock();
+        match tree.file_path(file.ino) {
+            Ok(Some(now)) if Some(now.as_path()) == path => {
+                let id = crate::records::EntryId::File(file.id);
+                self.missing(e, tree.shown_file(file.ino), &now, Some(id))
+            }
+            // Renamed between finding and opening it: the kernel looks again.
+            _ => Error::Errno(libc::ESTALE),
+        }
     }
 
     fn unkeep_open(&self, state: &mut FileState) {

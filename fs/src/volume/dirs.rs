@@ -28,6 +28,7 @@ impl Volume {
         let mut tree = inner.tree.lock();
         if tree.junction(ino).is_none() {
             inner.load_listing(&mut tree, ino)?;
+            inner.has_header(&tree, ino)?;
         }
         drop(tree);
         let mut handles = inner.handles.lock();

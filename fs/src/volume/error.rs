@@ -52,6 +52,12 @@ impl Error {
         }
     }
 
+    /// Whether the disk has not what the table knows.
+    pub fn is_missing(&self) -> bool {
+        let (Error::Io { source, .. } | Error::Content(content::Error::Io { source, .. })) = self else { return false };
+        source.kind() == io::ErrorKind::NotFound
+    }
+
     /// Whether what was asked for is not there, or no longer.
     pub fn is_gone(&self) -> bool {
         matches!(self.errno(), libc::ENOENT | libc::ESTALE)

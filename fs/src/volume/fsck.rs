@@ -40,6 +40,21 @@ impl Volume {
         Ok(found)
     }
 
+    /// Verifies one file, by its folder and its name in the store; what is refused is told to the feed.
+    pub fn verify_entry(&self, folder: keymgr::ids::NodeId, name: &keymgr::ids::StoreName) -> Result<()> {
+        let inner = &self.0;
+        let _gate = inner.gate.read();
+        let found = {
+            let mut tree = inner.tree.lock();
+            let parent = inner.find_folder(&mut tree, folder)?;
+            inner.load_listing(&mut tree, parent)?;
+            let shown = tree.listing(parent)?.shown.get(name).cloned().ok_or(Error::Errno(libc::ENOENT))?;
+            inner.bind(&mut tree, parent, &shown)?
+        };
+        let (file, _) = inner.find(found)?;
+        inner.check_file(found).map_err(|e| inner.tell(&file, e))
+    }
+
     fn verify(&self, mut each: impl FnMut(&std::path::Path)) -> Result<Vec<Finding>> {
         let inner = &self.0;
         let before = inner.session.refusals().len();

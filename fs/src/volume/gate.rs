@@ -349,11 +349,14 @@ impl Inner {
             let touched = was.ids.iter().any(|id| matches!(id, EntryId::File(file) if files.contains(file)));
             !small && !touched && was.disk != 0 && was.disk == now.disk && was.folder == now.folder
         };
+        let headless = |was: &super::tree::Entry| tree.folder(was.ino).is_ok_and(|folder| folder.headers.is_empty());
+        let broken: Vec<StoreName> =
+            old.entries.values().filter(|e| e.folder && headless(e)).map(|e| e.store.clone()).collect();
         let mut same = Vec::new();
         let mut other = Vec::new();
         for (shown, entry) in &mut tree.listing_mut(ino)?.entries {
             match old.by_store(&entry.store) {
-                Some(was) if is_same(was, entry) => {
+                Some(was) if is_same(was, entry) && !broken.contains(&was.store) => {
                     (entry.ids, entry.ino, entry.seq) = (was.ids.clone(), was.ino, was.seq);
                     same.push((was.ino, entry.store.clone()));
                 }

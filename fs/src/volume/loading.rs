@@ -59,14 +59,21 @@ impl Inner {
                     headers.push((node, Names::new(&keys, &node)));
                 }
                 Err(e) => {
-                    first_error.get_or_insert(e);
+                    first_error.get_or_insert((node, e));
                 }
             }
         }
         headers.sort_unstable_by_key(|(node, _)| *node);
         if headers.is_empty() {
+            let shown = at.map(|(tree, parent, entry)| tree.shown_at(parent, &entry.store));
+            let recorded = at.and_then(|(tree, parent, entry)| self.recorded_id(tree, parent, &entry.store));
             match first_error {
-                Some(e) => self.refused(None, path, at.and_then(|(_, _, e)| e.id()), &e),
+                Some((node, e)) => self.refused(shown, path, Some(EntryId::Folder(node)), &e),
+                // A record is made of a folder only when its header is durable.
+                None if recorded.is_some() => {
+                    let e = Error::Damaged { path: path.to_owned(), what: "its header is missing" };
+                    self.refused(shown, path, recorded, &e);
+                }
                 // What a crash leaves of a folder made just before it gets a header again. (Before anything durable moves into
                 // a folder its header is durable too.)
                 None if !self.frozen() && at.is_none_or(|(tree, parent, _)| !self.is_strict(tree, parent)) => {
@@ -196,7 +203,11 @@ impl Inner {
         let path = tree.folder_path(ino)?;
         let mut listing = Listing::default();
         let mut entries = Vec::new();
-        for listed in self.store.list(&path).map_err(Error::io(&path))? {
+        let listed = self.store.list(&path).map_err(Error::io(&path)).map_err(|e| {
+            let node = tree.node_of(ino).ok();
+            self.missing(e, tree.shown_folder(ino), &path, node.map(EntryId::Folder))
+        })?;
+        for listed in listed {
             match folder::sort(listed.name.as_bytes()) {
                 Ok(Stored::Header(_) | Stored::Sidecar(_) | Stored::Aside) => {}
                 Ok(Stored::Entry(store)) => match self.open_name(tree.folder(ino)?, &path, &store) {
@@ -213,7 +224,8 @@ impl Inner {
                     }),
                     Err(e) => {
                         // After a crash it may be what is left of a name that was never durable.
-                        if self.is_strict(tree, ino) || !self.session.unmended() {
+                        let whole = !tree.folder(ino)?.headers.is_empty(); // else it was refused as a whole
+                        if whole && (self.is_strict(tree, ino) || !self.session.unmended()) {
                             self.refused(Some(tree.shown_folder(ino)), &path.join(store.as_str()), None, &e);
                         }
                         listing.hidden.insert(listed.name);
@@ -233,6 +245,12 @@ impl Inner {
         let folder = tree.folder_mut(ino)?;
         folder.listing = Some(listing);
         Ok(())
+    }
+
+    /// EIO where a folder has entries and no header that opens their names: it is to be healed, and removable until then.
+    pub fn has_header(&self, tree: &Tree, ino: u64) -> Result<()> {
+        let hidden = !tree.listing(ino)?.hidden.is_empty();
+        if hidden && tree.folder(ino)?.headers.is_empty() { Err(Error::Errno(libc::EIO)) } else { Ok(()) }
     }
 
     /// Opens a sealed name under whichever of the folder's headers it is.
@@ -293,8 +311,11 @@ impl Inner {
             }
             let at = path.join(store.as_str());
             let e = Error::Damaged { path: at.clone(), what: "a record says that it is there, and it is not" };
-            self.refused(Some(tree.shown_folder(ino)), &at, ids.first().copied(), &e);
-            let Ok((under, plain, epoch)) = self.open_name(folder, path, &store) else { continue };
+            let opened = self.open_name(folder, path, &store);
+            let name = opened.as_ref().map_or(store.as_str().as_bytes(), |(_, plain, _)| plain);
+            let shown = tree.shown_folder(ino).join(std::ffi::OsStr::from_bytes(name));
+            self.refused(Some(shown), &at, ids.first().copied(), &e);
+            let Ok((under, plain, epoch)) = opened else { continue };
             for id in ids {
                 if let Some(locator) = locator::locate(&self.keys(), epoch, &under, &plain, id.as_bytes()) {
                     listing.missing.push(Missing { store: store.clone(), under, id, locator });
@@ -358,7 +379,8 @@ impl Inner {
         let (header, stat, missing) = match read {
             Ok(read) => read,
             Err(e) if e.is_damage() => {
-                self.refused(Some(tree.shown_at(parent, &entry.store)), path, entry.id(), &e);
+                let id = entry.id().or_else(|| self.recorded_id(tree, parent, &entry.store));
+                self.refused(Some(tree.shown_at(parent, &entry.store)), path, id, &e);
                 return self.bind_damaged(tree, path);
             }
             Err(e) => return Err(e),
@@ -468,6 +490,30 @@ impl Inner {
         }
         self.check_place(tree, parent, entry, &id, &found, path, stat.links > 1)?;
         Ok((header, stat, false))
+    }
+
+    /// What the records say has a name in a folder.
+    pub fn recorded_id(&self, tree: &Tree, parent: u64, store: &StoreName) -> Option<EntryId> {
+        let nodes = tree.folder(parent).ok()?.headers.iter().map(|(node, _)| *node);
+        let lists = nodes.filter_map(|node| self.records.folder(node));
+        lists.flatten().find(|(name, _)| name == store).map(|(_, id)| id)
+    }
+
+    /// Tells of what a record says is there and the disk has no more; what a program is then told. Called with what held
+    /// the place that was looked at, so that it is no rename's doing.
+    pub fn missing(&self, e: Error, shown: std::path::PathBuf, path: &Path, id: Option<EntryId>) -> Error {
+        let recorded = match id {
+            _ if !e.is_missing() => false,
+            Some(EntryId::File(file)) => self.records.file(file).is_some(),
+            Some(EntryId::Folder(node)) => self.records.has_folder(node),
+            None => false,
+        };
+        if !recorded {
+            return e;
+        }
+        let e = Error::Damaged { path: path.to_owned(), what: "a record says that it is there, and it is not" };
+        self.refused(Some(shown), path, id, &e);
+        e
     }
 
     /// Tells of something refused: in the log, to the feed, and for fsck.

@@ -46,8 +46,17 @@ impl Volume {
             return Err(Error::Errno(libc::ENOENT));
         }
         inner.load_listing(&mut tree, parent)?;
-        let ino = inner.bind(&mut tree, parent, name)?;
-        let attr = inner.attr_of(&mut tree, ino)?;
+        inner.has_header(&tree, parent)?;
+        let bound = inner.bind(&mut tree, parent, name).and_then(|ino| Ok((ino, inner.attr_of(&mut tree, ino)?)));
+        let (ino, attr) = match bound {
+            Err(e) if e.is_missing() => {
+                let entry = tree.entry(parent, name)?;
+                let id = entry.id().or_else(|| inner.recorded_id(&tree, parent, &entry.store));
+                let path = tree.path_at(parent, &entry.store)?;
+                return Err(inner.missing(e, tree.shown_at(parent, &entry.store), &path, id));
+            }
+            other => other?,
+        };
         inner.look(&mut tree, ino);
         Ok(attr)
     }

@@ -128,6 +128,8 @@ pub struct Engine {
     drafted: VecDeque<(Record, author::Commit)>,
     pending: BTreeMap<Spot, author::Pending>,
     steps: steps::Queue,
+    /// What lies in the tree and was refused.
+    damaged: BTreeSet<NodeId>,
 }
 
 impl Engine {
@@ -166,6 +168,7 @@ impl Engine {
             drafted: VecDeque::new(),
             pending: BTreeMap::new(),
             steps: steps::Queue::default(),
+            damaged: BTreeSet::new(),
         }
     }
 
@@ -286,6 +289,9 @@ impl Engine {
         for id in nodes {
             self.dirty.insert(id);
             self.touch_groups_of(&id);
+            if self.damaged.contains(&id) {
+                self.requeue(id);
+            }
         }
     }
 
@@ -409,7 +415,8 @@ impl Engine {
                 base: shown.filter(|s| s.lineage == content.lineage),
             })
         });
-        wanted.collect()
+        let lost = self.damaged_bodies().map(|(node, content)| Wanted { node, content, base: None });
+        wanted.chain(lost).collect()
     }
 
     /// Whether a body must be kept though the tree does not show it: a side of a conflict, a version that others
@@ -474,6 +481,9 @@ impl Engine {
     fn put_disk(&mut self, id: NodeId, node: DiskNode) {
         let before: Vec<Spot> = self.disk.get(&id).map(|d| d.spots().cloned().collect()).unwrap_or_default();
         let is_new = !self.disk.has(&id);
+        if self.disk.get(&id).is_some_and(|shown| shown.content != node.content) {
+            self.damaged.remove(&id);
+        }
         for root in self.disk.put(id, node) {
             if self.disk.has_body(&root) { self.touch_root(&root) } else { self.lost_root(&root) }
         }
@@ -484,6 +494,7 @@ impl Engine {
     }
 
     fn remove_disk(&mut self, id: &NodeId) {
+        self.damaged.remove(id);
         let before: Vec<Spot> = self.disk.get(id).map(|d| d.spots().cloned().collect()).unwrap_or_default();
         for root in self.disk.remove(id) {
             self.lost_root(&root);

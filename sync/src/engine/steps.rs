@@ -60,6 +60,10 @@ pub enum Step {
     RemoveFile { node: NodeId, at: Vec<Spot>, content: Content },
     /// A directory, which is empty, or one header of several (`split`).
     RemoveFolder { node: NodeId, at: Spot, split: bool },
+    /// A file's body once more, at all its names, and its attributes: what is there was refused and goes to quarantine.
+    HealFile { node: NodeId, at: Vec<(Spot, Locator)>, content: Content, attrs: Vec<u8>, attrs_for: EntryId },
+    /// A folder's header once more, with its directory where that is gone too.
+    HealFolder { node: NodeId, at: Spot, locator: Locator, attrs: Vec<u8> },
     /// Attributes only, of a file's first name or a folder (`None`: the root). They are bound to `attrs_for`.
     Dress { node: NodeId, at: Option<Spot>, attrs: Vec<u8>, attrs_for: EntryId },
 }
@@ -87,7 +91,7 @@ pub(super) struct Queue {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-enum Wait {
+pub(super) enum Wait {
     /// That an entry goes.
     Free(Spot),
     /// That a folder is there.
@@ -102,6 +106,7 @@ struct Flight {
     id: StepId,
     node: NodeId,
     after: Option<DiskNode>,
+    heals: bool,
 }
 
 /// What the records show of a node, as the disk would.
@@ -110,14 +115,14 @@ pub(super) struct Target {
     pub attrs_for: EntryId,
 }
 
-enum Plan {
+pub(super) enum Plan {
     Nothing,
     Do(Box<Step>, Option<Box<DiskNode>>),
     Wait(Wait),
 }
 
 impl Plan {
-    fn step(step: Step, after: Option<DiskNode>) -> Self {
+    pub(super) fn step(step: Step, after: Option<DiskNode>) -> Self {
         Self::Do(Box::new(step), after.map(Box::new))
     }
 }
@@ -178,7 +183,8 @@ impl Engine {
         self.steps.unwait(&node);
         self.steps.last += 1;
         let id = StepId(self.steps.last);
-        self.steps.flight = Some(Flight { id, node, after });
+        let heals = matches!(step, Step::HealFile { .. } | Step::HealFolder { .. });
+        self.steps.flight = Some(Flight { id, node, after, heals });
         (id, step)
     }
 
@@ -197,6 +203,9 @@ impl Engine {
                 self.put_disk(node, after);
             }
             None => self.remove_disk(&node),
+        }
+        if flight.heals {
+            self.healed(&node);
         }
         self.requeue(node);
     }
@@ -307,6 +316,9 @@ impl Engine {
                 }
                 _ => Plan::Wait(Wait::Empty(*node)),
             };
+        }
+        if let Some(heal) = self.plan_heal(node, disk, &target) {
+            return heal;
         }
         let moved = match disk.kind {
             Kind::Folder if is_root => Plan::Nothing,

@@ -32,13 +32,10 @@ impl Work<'_> {
         if let Some(old) = old {
             self.free(old)?;
         }
-        let ((first, locator), others) = at.split_first().ok_or(Stop::Refused)?;
-        let place = self.place(first)?;
         let found = match old {
             Some(old) => self.look(at.iter().map(|(spot, _)| spot), old)?,
             None => Vec::new(),
         };
-        let mut found = found.into_iter();
         if old.is_none() {
             // All names are free, or none is made: half of them would be taken for somebody else's.
             for (spot, _) in at {
@@ -48,6 +45,42 @@ impl Work<'_> {
                 }
             }
         }
+        self.put_over(at, old, found, content, attrs, attrs_for)
+    }
+
+    /// A body to all its names once more, where what is there was refused.
+    pub(super) fn heal_file(
+        &mut self,
+        at: &[(Spot, Locator)],
+        content: &Content,
+        attrs: &[u8],
+        attrs_for: &EntryId,
+    ) -> Result<(), Stop> {
+        self.free(content)?;
+        let mut found = Vec::with_capacity(at.len());
+        for (spot, _) in at {
+            found.push(self.look_again(spot, content)?);
+        }
+        if found.iter().all(|f| *f == Found::Body) {
+            self.touched.folders.extend(at.iter().map(|(spot, _)| spot.folder));
+            self.touched.files.push(EntryId::File(content.file));
+            return Ok(());
+        }
+        self.put_over(at, Some(content), found, content, attrs, attrs_for)
+    }
+
+    fn put_over(
+        &mut self,
+        at: &[(Spot, Locator)],
+        old: Option<&Content>,
+        found: Vec<Found>,
+        content: &Content,
+        attrs: &[u8],
+        attrs_for: &EntryId,
+    ) -> Result<(), Stop> {
+        let ((first, locator), others) = at.split_first().ok_or(Stop::Refused)?;
+        let place = self.place(first)?;
+        let mut found = found.into_iter();
         let aside = format!(".kith-tmp-{}00", content.file);
         let made = place.path.with_file_name(&aside);
         unlink(&place.dir, &aside, false)?;

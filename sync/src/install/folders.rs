@@ -10,7 +10,7 @@ use keymgr::root::LOCATOR;
 use nix::fcntl::{OFlag, RenameFlags};
 use nix::sys::stat::Mode;
 
-use super::beneath::{beneath, entries, rename, sync, unlink};
+use super::beneath::{beneath, entries, exists, rename, sync, unlink};
 use super::{FOLDER_HEADER, Stop, Work, header_name};
 use crate::engine::{EntryId, Spot};
 
@@ -46,6 +46,48 @@ impl Work<'_> {
         self.touched.folders.push(*node);
         self.name(at, EntryId::Folder(*node), attrs)?;
         self.dress(&place.path, EntryId::Folder(*node), attrs)
+    }
+
+    /// A folder's header once more, where it was refused; the directory with it, where that is gone or no directory.
+    pub(super) fn heal_folder(
+        &mut self,
+        node: &NodeId,
+        at: &Spot,
+        locator: &Locator,
+        attrs: &[u8],
+    ) -> Result<(), Stop> {
+        let place = self.place(at)?;
+        let opened = beneath(&place.dir, Path::new(place.name), OFlag::O_DIRECTORY | OFlag::O_RDONLY);
+        let Ok(dir) = opened else {
+            if exists(&place) {
+                self.quarantine(&place.dir, place.name, &node.to_string())?;
+            }
+            self.make_folder(node, at, locator, attrs, false)?;
+            // Not as one that steps filled: fs is to miss what was in it.
+            self.touched.folders.retain(|folder| folder != node);
+            self.touched.files.retain(|id| *id != EntryId::Folder(*node));
+            return Ok(());
+        };
+        self.keep_time(&dir)?;
+        let name = header_name(node);
+        let mut wanted = attrs.get(..FOLDER_HEADER).ok_or(Stop::Refused)?.to_vec();
+        wanted[LOCATOR].copy_from_slice(locator.as_bytes());
+        let there = beneath(&dir, Path::new(&name), OFlag::O_RDONLY | OFlag::O_NONBLOCK).ok().and_then(|fd| {
+            let mut bytes = [0; FOLDER_HEADER + 1];
+            let got = File::from(fd).read_at(&mut bytes, 0).ok()?;
+            Some(bytes.get(..got)? == wanted)
+        });
+        if there != Some(true) {
+            if let Err(Stop::Io(e)) = self.quarantine(&dir, &name, &format!("header-{node}"))
+                && e.kind() != std::io::ErrorKind::NotFound
+            {
+                return Err(e.into());
+            }
+            self.tree.write_header(&dir, node, attrs, locator)?;
+            sync(&dir)?;
+        }
+        self.touched.folders.push(at.folder);
+        Ok(())
     }
 
     #[allow(clippy::too_many_arguments)]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use nix::fcntl::{AT_FDCWD, OFlag};
@@ -14,6 +15,9 @@ use crate::bodies::groups_of_open;
 use crate::engine::Spot;
 use crate::record::Content;
 use crate::scan::Signature;
+
+/// The longest file that is read while file operations wait.
+const READ_AT_ONCE: u64 = 1 << 20;
 
 /// What lies at a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -45,17 +49,32 @@ impl Work<'_> {
                 Err(_) => return Err(Stop::Busy),
             };
             let meta = file.metadata()?;
-            let signature = Signature::of(&meta);
-            let differs = self.bodies.differs(&content.root, &signature)
-                || !meta.is_file()
-                || groups_of_open(&file)?.root() != content.root;
-            if differs && self.inside.is_some() {
-                self.bodies.set_differs(content.root, signature);
+            let known = self.bodies.is_body(&content.root, &Signature::of(&meta));
+            if self.inside.is_some() && meta.is_file() && meta.len() > READ_AT_ONCE && known.is_none() {
+                self.bodies.read_later(spot.clone(), place.path, content.root);
+                return Err(Stop::Busy);
+            }
+            let differs = !meta.is_file() || !self.bodies.read_body(spot, &file, &content.root)?;
+            if differs && self.inside.is_some() && !self.paths.refused(&content.file) {
                 return Err(Stop::Busy);
             }
             all.push(if differs { Found::Other } else { Found::Body });
         }
         Ok(all)
+    }
+
+    /// What lies at a name whose file was refused; whatever it is, it is in nobody's way.
+    pub(super) fn look_again(&self, spot: &Spot, content: &Content) -> Result<Found, Stop> {
+        let place = self.place(spot)?;
+        match beneath(&place.dir, Path::new(place.name), OFlag::O_RDONLY | OFlag::O_NONBLOCK) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Found::Nothing),
+            Err(_) => Ok(Found::Other),
+            Ok(file) => {
+                let file = File::from(file);
+                let right = file.metadata()?.is_file() && groups_of_open(&file)?.root() == content.root;
+                Ok(if right { Found::Body } else { Found::Other })
+            }
+        }
     }
 
     /// Keeps an entry that is about to go, by a second name: in versions/, or in quarantine/ where it is not what its
@@ -73,8 +92,12 @@ impl Work<'_> {
     }
 
     fn to_quarantine(&self, place: &Place<'_>, content: &Content) -> Result<(), Stop> {
-        let kept = self.bodies.quarantine_path(&content.file.to_string());
-        nix::fcntl::renameat(&place.dir, place.name, AT_FDCWD, &kept)?;
+        self.quarantine(&place.dir, place.name, &content.file.to_string())
+    }
+
+    pub(super) fn quarantine(&self, dir: &OwnedFd, name: &str, what: &str) -> Result<(), Stop> {
+        let kept = self.bodies.quarantine_path(what);
+        nix::fcntl::renameat(dir, name, AT_FDCWD, &kept)?;
         self.bodies.damaged(kept);
         Ok(())
     }

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use keymgr::ids::{NodeId, Root, StoreName};
+use keymgr::ids::{FileId, NodeId, Root, StoreName};
 use nix::fcntl::OFlag;
 use nix::sys::time::TimeSpec;
 
@@ -53,6 +53,8 @@ pub trait Paths {
     fn spot(&self, spot: &Spot) -> Option<Vec<StoreName>>;
     /// The names down to a file of the tree that has this body.
     fn body(&self, root: &Root) -> Option<Vec<StoreName>>;
+    /// Whether fs refused what lies there of a file.
+    fn refused(&self, file: &FileId) -> bool;
 }
 
 /// What steps changed, for the file system's tables.
@@ -152,6 +154,8 @@ impl Work<'_> {
             }
             Step::RemoveFile { at, content, .. } => self.remove_file(at, content),
             Step::RemoveFolder { node, at, split } => self.remove_folder(node, at, *split),
+            Step::HealFile { at, content, attrs, attrs_for, .. } => self.heal_file(at, content, attrs, attrs_for),
+            Step::HealFolder { node, at, locator, attrs } => self.heal_folder(node, at, locator, attrs),
             Step::Dress { node, at, attrs, attrs_for } => self.dress_there(node, at.as_ref(), attrs, attrs_for),
         }
     }

@@ -12,7 +12,7 @@ use keymgr::circle::Access;
 use keymgr::ids::{NodeId, StoreName};
 use notify::{RecursiveMode, Watcher};
 
-use super::Inner;
+use super::{Core, Inner, Replica};
 use crate::engine::EntryId;
 use crate::scan::{self, Found};
 
@@ -21,6 +21,38 @@ const QUIET: Duration = Duration::from_millis(200);
 const AT_LATEST: Duration = Duration::from_secs(3);
 /// An audit looks at every file: at most a twentieth of the time goes to it.
 const SHARE: u32 = 20;
+
+impl Replica {
+    /// The file system refused what lies there as this file's ciphertext or folder's header, or found nothing: it is
+    /// fetched again, and put in its place. What is there stays until then, and goes to quarantine.
+    pub fn damaged(&self, id: &EntryId) {
+        let inner = &self.0;
+        {
+            let mut core = inner.core.lock();
+            let Some(node) = core.engine.disk_node_of(id) else { return };
+            let gone = |core: &Core, node: &NodeId| {
+                let path = core.engine.disk_path(node).map(|names| inner.tree.path_of(&names));
+                path.is_some_and(|path| path.symlink_metadata().is_err())
+            };
+            // Where a folder above it is gone, so is all that was in that.
+            let above = core.engine.disk_above(&node).into_iter().find(|folder| gone(&core, folder));
+            match above {
+                Some(folder) => core.engine.handle_damaged(&folder, true),
+                None => {
+                    let all = matches!(id, EntryId::Folder(_)) && gone(&core, &node);
+                    core.engine.handle_damaged(&node, all);
+                }
+            }
+        }
+        inner.kick();
+    }
+
+    /// Whether it was refused and is not healed yet.
+    pub fn is_damaged(&self, id: &EntryId) -> bool {
+        let core = self.0.core.lock();
+        core.engine.disk_node_of(id).is_some_and(|node| core.engine.is_damaged(&node))
+    }
+}
 
 impl Inner {
     /// Compares the tree with what steps made of it, and takes away what is not theirs. How much that was.

@@ -86,6 +86,8 @@ pub trait Host: Send + Sync + 'static {
     ) -> Option<(StoreName, Locator)>;
     /// Makes `to` a copy of the ciphertext `body` as `file`, the same bytes on every device.
     fn copy_as(&self, body: &Path, to: &Path, file: FileId) -> bool;
+    /// Verifies a file, and tells of it ([`Replica::damaged`]) where it is refused.
+    fn verify(&self, folder: &NodeId, name: &StoreName);
     /// Attributes sealed for one file, sealed for another.
     fn readdress(&self, attrs: &[u8], from: EntryId, to: EntryId) -> Option<Vec<u8>>;
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
-use keymgr::ids::{DeviceId, Root, StoreName};
+use keymgr::ids::{DeviceId, FileId, Root, StoreName};
 use parking_lot::Mutex;
 
 use super::forget::{SIGN, TIDY, seconds};
@@ -48,7 +48,7 @@ impl Inner {
                 self.core.lock().engine.retry();
             }
             stuck = false;
-            while self.run(&mut stuck) {}
+            while self.run(&mut stuck) || self.look_closer() {}
             self.look_for_junctions();
             if self.settle_all() | self.say_anew() {
                 self.tell();
@@ -116,11 +116,27 @@ impl Inner {
         more
     }
 
+    /// With no file operation waiting: large files that steps will replace are read, and fs looks at what is not what its
+    /// record says. Whether steps may go on by that.
+    fn look_closer(&self) -> bool {
+        let read = self.bodies.read_unread();
+        let suspects = self.bodies.take_suspects();
+        if let Some(host) = self.host.lock().clone() {
+            suspects.iter().for_each(|spot| host.verify(&spot.folder, &spot.name));
+        }
+        if read {
+            self.core.lock().engine.retry();
+        }
+        read
+    }
+
     /// After a step: which bodies are beside the tree now.
     fn bodies_of(&self, core: &mut Core, step: &Step) {
         let mut roots: Vec<Root> = Vec::new();
         match step {
-            Step::PutFile { content, .. } | Step::RemoveFile { content, .. } => roots.push(content.root),
+            Step::PutFile { content, .. } | Step::HealFile { content, .. } | Step::RemoveFile { content, .. } => {
+                roots.push(content.root);
+            }
             Step::Replace { old, content, .. } => roots.extend([old.root, content.root]),
             _ => {}
         }
@@ -135,7 +151,10 @@ impl Inner {
     /// How a file looks that a step just verified and put there, so that the next audit need not read it.
     fn signature_of(&self, core: &Core, step: &Step) {
         let content = match step {
-            Step::PutFile { content, .. } | Step::Replace { content, .. } | Step::MoveFile { content, .. } => content,
+            Step::PutFile { content, .. }
+            | Step::HealFile { content, .. }
+            | Step::Replace { content, .. }
+            | Step::MoveFile { content, .. } => content,
             _ => return,
         };
         let names = core.engine.node_of(&content.file).and_then(|node| core.engine.disk_path(&node));
@@ -282,6 +301,11 @@ impl Paths for At<'_> {
 
     fn body(&self, root: &Root) -> Option<Vec<StoreName>> {
         self.0.lock().engine.body_in_tree(root)
+    }
+
+    fn refused(&self, file: &FileId) -> bool {
+        let core = self.0.lock();
+        core.engine.node_of(file).is_some_and(|node| core.engine.is_damaged(&node))
     }
 }
 

@@ -424,6 +424,8 @@ impl SimDisk {
                 }
                 Some(Vec::new())
             }
+            // Nothing is damaged here.
+            Step::HealFile { .. } | Step::HealFolder { .. } => None,
             Step::Dress { node, at, attrs, .. } => {
                 match at {
                     Some(spot) => {
