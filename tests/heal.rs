@@ -34,7 +34,7 @@ fn header_beside(file: &Path) -> PathBuf {
     std::fs::read_dir(file.parent().unwrap()).unwrap().map(|e| e.unwrap().path()).find(is_header).unwrap()
 }
 
-/// What of records a device holds.
+/// How many bytes of signed records a device holds.
 fn records(d: &Device) -> u64 {
     let mut total = 0;
     let mut todo = vec![d.store().join("records")];
@@ -42,7 +42,10 @@ fn records(d: &Device) -> u64 {
         for entry in std::fs::read_dir(dir).unwrap().flatten() {
             match entry.file_type().unwrap().is_dir() {
                 true => todo.push(entry.path()),
-                false => total += entry.metadata().unwrap().len(),
+                false if entry.path().extension().is_some_and(|e| e == "log") => {
+                    total += entry.metadata().unwrap().len();
+                }
+                false => {}
             }
         }
     }

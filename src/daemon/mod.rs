@@ -37,7 +37,6 @@ use zeroize::Zeroizing;
 
 use crate::error::{Code, Error, Result};
 use crate::vault::{self, Lock, Opened};
-use host::Ears;
 use share::Running;
 
 pub struct Config {
@@ -68,7 +67,6 @@ pub struct Daemon {
     pub letters: mpsc::UnboundedSender<Letter>,
     /// None on a blind device.
     pub volume: Option<Volume>,
-    pub ears: Arc<Ears>,
     pub online: tokio::sync::Mutex<Option<network::Online>>,
     /// Files that mending records anew after an unclean end.
     pub mended: Mutex<u64>,
@@ -256,7 +254,6 @@ fn begin(
         up: Mutex::default(),
         letters,
         volume: running.volume.clone(),
-        ears: running.ears.clone(),
         online: tokio::sync::Mutex::new(None),
         mended: Mutex::new(0),
         stop,

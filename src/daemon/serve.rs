@@ -266,7 +266,12 @@ async fn status(daemon: &Daemon) -> Value {
     let broker = daemon.online.lock().await.as_ref().map(|o| o.down.borrow().clone());
     let mending = daemon.volume.as_ref().is_some_and(|v| v.is_unmended());
     let mended = *daemon.mended.lock();
-    let refused = daemon.ears.told(&daemon.replica);
+    let running = daemon.set.all();
+    let full = running
+        .iter()
+        .any(|r| r.replica.status().full)
+        .then(|| "The disk is full: what your other devices have waits for room.".to_owned());
+    let refused: Vec<String> = running.iter().flat_map(|r| r.ears.told(&r.replica)).collect();
     let faults: Vec<Value> = s
         .faults
         .iter()
@@ -300,6 +305,6 @@ async fn status(daemon: &Daemon) -> Value {
         "shares": shares,
         "invitations": daemon.invitations().iter().map(|i| json!({ "from": i.from, "share": i.share.to_string() })).collect::<Vec<_>>(),
         "recovery": daemon.keyring.lock().account.is_none(),
-        "notices": s.notices.into_iter().chain(refused).collect::<Vec<_>>(),
+        "notices": full.into_iter().chain(s.notices).chain(refused).collect::<Vec<_>>(),
     })
 }

@@ -135,11 +135,12 @@ impl Running {
         let mut complete = true;
         if let Some(volume) = &self.volume {
             recorder::record(volume, &self.replica, &self.observing).map_err(|e| {
-                Error::new(
-                    Code::Other,
-                    format!("Not everything could be recorded: {e}."),
-                    "Mount again once the disk has room; nothing is lost.",
-                )
+                let Error { code, what, .. } = match e {
+                    recorder::Error::Volume(e) => told(&e),
+                    recorder::Error::Replica(e) => crate::error::replica(std::path::Path::new("records"), &e),
+                };
+                let todo = "Mount again once the disk has room; nothing is lost.";
+                Error::new(code, format!("Not everything could be recorded: {what}"), todo)
             })?;
             volume.end().map_err(|e| told(&e))?;
             complete = !volume.is_dirty() && !volume.is_unmended();

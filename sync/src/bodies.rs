@@ -9,6 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use keymgr::ids::Root;
@@ -37,6 +38,8 @@ pub struct Bodies {
     quarantine: PathBuf,
     /// Chaining values of bodies that were whole here, so that a delta needs no reading.
     groups: Mutex<Known>,
+    /// The disk had no room for what came.
+    full: AtomicBool,
     /// What went to quarantine and was not told yet.
     damage: Mutex<Vec<PathBuf>>,
     /// How files of the tree looked that were read, and whether they were the body with this root.
@@ -89,6 +92,7 @@ impl Bodies {
             versions,
             quarantine,
             groups: Mutex::default(),
+            full: AtomicBool::new(false),
             damage: Mutex::default(),
             read: Mutex::default(),
             unread: Mutex::default(),
@@ -133,7 +137,7 @@ impl Bodies {
         }
         // Two may bring the same body at once.
         static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
-        let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let (aside, path) = (self.incoming.join(format!("{root}-{number}.put")), self.incoming.join(name(root)));
         let file = create(&aside).map_err(at(&aside))?;
         let mut bytes = bytes.to_vec();
@@ -274,6 +278,20 @@ impl Bodies {
     /// What was found to be something else, and was not asked for since.
     pub fn take_suspects(&self) -> Vec<Spot> {
         std::mem::take(&mut self.suspects.lock())
+    }
+
+    /// Whether what came last found no room on the disk.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
+    }
+
+    /// How something ended that needs room. `None`: well.
+    pub fn note_room(&self, e: Option<&io::Error>) {
+        match e.map(io::Error::raw_os_error) {
+            Some(Some(libc::ENOSPC | libc::EDQUOT)) => self.full.store(true, Ordering::Relaxed),
+            None => self.full.store(false, Ordering::Relaxed),
+            _ => {}
+        }
     }
 
     pub fn damaged(&self, kept_at: PathBuf) {

@@ -79,10 +79,14 @@ impl Tree {
         let outcome = work.step(step);
         work.restore_times();
         match outcome {
-            Ok(()) => Done::Made { attrs: work.shows },
+            Ok(()) => {
+                bodies.note_room(None);
+                Done::Made { attrs: work.shows }
+            }
             Err(Stop::Busy) => Done::Busy,
             Err(Stop::Refused) => Done::Refused,
             Err(Stop::Io(e)) => {
+                bodies.note_room(Some(&e));
                 tracing::warn!("a step could not be done: {e}: {step:?}");
                 Done::Refused
             }

@@ -180,17 +180,28 @@ impl Inner {
 enum Stop {
     Lacks,
     Wrong(String),
+    /// This disk cannot take it, or not now.
+    Disk(std::io::Error),
     Broken(String),
 }
 
 impl From<bodies::Error> for Stop {
     fn from(e: bodies::Error) -> Self {
-        Stop::Wrong(e.to_string())
+        match e {
+            bodies::Error::Io { source, .. } => Stop::Disk(source),
+            wrong => Stop::Wrong(wrong.to_string()),
+        }
     }
 }
 
 async fn fetch(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wanted) -> Outcome {
-    match whole(inner, net, peer, want).await {
+    let came = whole(inner, net, peer, want).await;
+    match &came {
+        Ok(()) => inner.bodies.note_room(None),
+        Err(Stop::Disk(e)) => inner.bodies.note_room(Some(e)),
+        Err(_) => {}
+    }
+    match came {
         Ok(()) => Outcome::Whole,
         Err(Stop::Lacks) => {
             tracing::debug!("{} is not at {}", want.content.root, inner.name_of(&peer));
@@ -198,6 +209,10 @@ async fn fetch(inner: &Arc<Inner>, net: &dyn Peers, peer: DeviceId, want: &Wante
         }
         Err(Stop::Wrong(why)) => {
             tracing::debug!("{} from {}: {why}", want.content.root, inner.name_of(&peer));
+            Outcome::Wrong
+        }
+        Err(Stop::Disk(e)) => {
+            tracing::info!("{} could not be kept: {e}", want.content.root);
             Outcome::Wrong
         }
         Err(Stop::Broken(why)) => {

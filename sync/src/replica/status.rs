@@ -18,6 +18,8 @@ pub struct Status {
     pub damage: Vec<std::path::PathBuf>,
     /// Devices whose records are refused: not on the list, or they may not write.
     pub refused: Vec<DeviceId>,
+    /// This disk has no room for what others have: it waits.
+    pub full: bool,
     pub notices: Vec<String>,
     /// What devices did that no honest one does.
     pub faults: Vec<super::Fault>,
@@ -95,6 +97,7 @@ impl Replica {
             conflicts,
             damage: inner.damage.lock().clone(),
             refused: inner.refused.lock().iter().copied().collect(),
+            full: inner.bodies.is_full(),
             notices: inner.notices.lock().clone(),
             faults,
             unconfirmed,
