@@ -297,3 +297,23 @@ fn who_was_asked_before_its_feed_was_read_is_asked_once_more() {
     let answers = watched.answers.lock().unwrap();
     assert_eq!(answers.iter().filter(|a| **a == 404).count(), 1, "{answers:?}");
 }
+
+#[test]
+fn a_large_file_that_is_replaced_is_read_between_the_steps_and_kept() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("desktop", Full)]);
+    let [laptop, desktop] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    desktop.start(&lab);
+    laptop.save(&lab, "Film", 1, 3_000_000);
+    lab.link(laptop, desktop);
+    until_same(desktop, laptop);
+    let old = std::fs::read(desktop.tree().join("Film")).unwrap();
+    laptop.save(&lab, "Film", 2, 3_000_000);
+    until_same(desktop, laptop);
+    let kept = std::fs::read_dir(desktop.tree().parent().unwrap().join("versions")).unwrap();
+    let root = Groups::of_bytes(&old).root();
+    assert!(
+        kept.flatten().any(|e| e.file_name().to_string_lossy().starts_with(&root.to_string())),
+        "the old one is kept"
+    );
+}

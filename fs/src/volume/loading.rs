@@ -69,8 +69,8 @@ impl Inner {
             let recorded = at.and_then(|(tree, parent, entry)| self.recorded_id(tree, parent, &entry.store));
             match first_error {
                 Some((node, e)) => self.refused(shown, path, Some(EntryId::Folder(node)), &e),
-                // A record is made of a folder only when its header is durable.
-                None if recorded.is_some() => {
+                // A record is made of a folder only when its header is durable. (After a crash another one may have the name.)
+                None if recorded.is_some() && !self.session.unmended() => {
                     let e = Error::Damaged { path: path.to_owned(), what: "its header is missing" };
                     self.refused(shown, path, recorded, &e);
                 }
