@@ -4,7 +4,7 @@
 //! A body is written group by group, each verified first; a body that is whole was verified whole. The locator is
 //! zero in it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -330,9 +330,16 @@ impl Bodies {
             .unwrap_or_else(|| self.quarantine.join(what))
     }
 
-    /// Removes versions that nothing needs and that are older than they are kept, then the oldest of the others until
-    /// `most` bytes are left, and what stopped coming as long ago; the roots of all.
-    pub fn thin(&self, now: SystemTime, most: u64, needed: impl Fn(&Root) -> bool) -> Vec<Root> {
+    /// Removes versions that nothing needs and that are older than they are kept, and what stopped coming as long ago;
+    /// then, until `most` bytes are left, the oldest of whoever has most of them (`by`): nobody pushes out what others
+    /// wrote by writing much. The roots of all.
+    pub fn thin(
+        &self,
+        now: SystemTime,
+        most: u64,
+        needed: impl Fn(&Root) -> bool,
+        by: impl Fn(&Root) -> Option<[u8; 32]>,
+    ) -> Vec<Root> {
         let mut kept = Vec::new();
         let mut total = 0;
         for (versions, dir) in [(true, &self.versions), (false, &self.incoming)] {
@@ -351,8 +358,28 @@ impl Bodies {
         }
         kept.sort_by_key(|(age, ..)| std::cmp::Reverse(*age));
         let mut gone = Vec::new();
+        // What is left of each, the oldest first, and how much that is.
+        let mut whose: BTreeMap<Option<[u8; 32]>, Versions> = BTreeMap::new();
         for (age, bytes, versions, root, path) in kept {
-            if (age > KEEP || (versions && total > most)) && std::fs::remove_file(path).is_ok() {
+            if age > KEEP {
+                if std::fs::remove_file(path).is_ok() {
+                    total -= bytes;
+                    gone.push(root);
+                }
+            } else if versions {
+                let (sum, all) = whose.entry(by(&root)).or_default();
+                *sum += bytes;
+                all.push_back((bytes, root, path));
+            }
+        }
+        while total > most {
+            let Some((sum, all)) = whose.values_mut().filter(|(_, all)| !all.is_empty()).max_by_key(|(sum, _)| *sum)
+            else {
+                break;
+            };
+            let Some((bytes, root, path)) = all.pop_front() else { break };
+            *sum -= bytes;
+            if std::fs::remove_file(path).is_ok() {
                 total -= bytes;
                 gone.push(root);
             }
@@ -368,6 +395,9 @@ impl Bodies {
         }
     }
 }
+
+/// What one wrote: how many bytes, and which, the oldest first.
+type Versions = (u64, VecDeque<(u64, Root, PathBuf)>);
 
 /// A body on its way.
 pub struct Partial {
@@ -574,10 +604,31 @@ mod tests {
             root
         };
         let [old, needed, middle, new] = [(1, 31), (2, 90), (3, 20), (4, 1)].map(|(n, days)| keep(n, days));
-        assert_eq!(bodies.thin(now, u64::MAX, |r| *r == needed), [old]);
-        assert_eq!(bodies.thin(now, 2 * 4096, |r| *r == needed), [middle]);
-        assert_eq!(bodies.thin(now, 0, |r| *r == needed), [new]);
+        assert_eq!(bodies.thin(now, u64::MAX, |r| *r == needed, |_| None), [old]);
+        assert_eq!(bodies.thin(now, 2 * 4096, |r| *r == needed, |_| None), [middle]);
+        assert_eq!(bodies.thin(now, 0, |r| *r == needed, |_| None), [new]);
         assert_eq!(bodies.roots(), [needed]);
+    }
+
+    #[test]
+    fn n12_who_writes_much_pushes_out_its_own_versions_and_not_those_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let bodies = Bodies::open(dir.path()).unwrap();
+        let now = SystemTime::now();
+        let keep = |n: u8, hours: u64| {
+            let root = Root::from_bytes([n; 32]);
+            std::fs::write(bodies.version_path(&root), vec![n; 4096]).unwrap();
+            let file = File::options().write(true).open(bodies.version_path(&root)).unwrap();
+            file.set_modified(now - Duration::from_secs(hours * 3600)).unwrap();
+            root
+        };
+        // Three of mine, older than the flood.
+        let mine: Vec<Root> = (1..4).map(|n| keep(n, 500)).collect();
+        let flood: Vec<Root> = (100..200).map(|n| keep(n, u64::from(200 - n))).collect();
+        let by = |root: &Root| Some([u8::from(root.as_bytes()[0] >= 100); 32]);
+        let gone = bodies.thin(now, 8 * 4096, |_| false, by);
+        assert_eq!(gone, flood[..95], "the oldest of the flood");
+        assert!(mine.iter().all(|root| bodies.whole(root).is_some()));
     }
 
     #[test]

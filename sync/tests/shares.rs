@@ -8,7 +8,7 @@ use hyper::Request;
 use keymgr::devices::Cut;
 use keymgr::devices::Role::{Blind, Full};
 use keymgr::ids::ShareId;
-use replica_support::{Device, Lab, until, until_same};
+use replica_support::{Device, Lab, Liar, until, until_same};
 
 /// What a device is answered: the status and the body's length.
 fn asks(lab: &Lab, device: &Device, of: &Device, method: &str, path: String) -> (u16, usize) {
@@ -157,4 +157,42 @@ fn pages_that_only_look_alike_are_fetched() {
     }
     at_laptop.record(&photos);
     until_same(at_pi, at_laptop);
+}
+
+/// ATTACKS.md N6: a peer gives a header that does not go with the pages that are held, or other pages under the right
+/// names of groups. It is found out against the signed root, and the body is fetched whole, once.
+#[test]
+fn n6_a_forged_header_is_found_out_and_the_body_is_fetched_whole_once() {
+    let (lab, mut devices) = Lab::new(&[("laptop", Full), ("pi", Blind)]);
+    let [laptop, pi] = &mut devices[..] else { unreachable!() };
+    laptop.start(&lab);
+    pi.start(&lab);
+    let length = 400_000;
+    laptop.save(&lab, "Film", 1, length);
+    lab.link(laptop, pi);
+    until_same(pi, laptop);
+    let (photos, mut again) = lab.another(ShareId::from_bytes([8; 16]), &[laptop, pi]);
+    let [at_laptop, at_pi] = &mut again[..] else { unreachable!() };
+    at_laptop.start(&photos);
+    carve(laptop, at_laptop, "Film", 1);
+    at_laptop.record(&photos);
+    // The first answer to anything about the body is a forged header.
+    let lied = std::sync::atomic::AtomicBool::new(false);
+    let lie = move |path: &str| {
+        let first = path.contains("/objects/") && !lied.swap(true, std::sync::atomic::Ordering::SeqCst);
+        first.then(|| {
+            let mut forged = hyper::Response::new(sync::link::full(vec![7; 256]));
+            *forged.status_mut() = hyper::StatusCode::PARTIAL_CONTENT;
+            forged
+        })
+    };
+    lab.hub.serve(laptop.id(), std::sync::Arc::new(Liar { truth: std::sync::Arc::new(laptop.shares.clone()), lie }));
+    lab.link(laptop, pi);
+    let meter = lab.hub.meter(pi, laptop);
+    let before = meter.read.load(std::sync::atomic::Ordering::SeqCst);
+    at_pi.start(&photos);
+    until_same(at_pi, at_laptop);
+    let read = meter.read.load(std::sync::atomic::Ordering::SeqCst) - before;
+    assert!(read > length as u64 && read < length as u64 + 60_000, "whole, once: {read}");
+    assert_eq!(at_pi.quarantined() + pi.quarantined(), 0);
 }

@@ -431,6 +431,15 @@ impl Engine {
         nodes.any(|node| node.tops().iter().any(|h| names(h, node)))
     }
 
+    /// Who wrote a body, as far as records that are held tell.
+    pub fn author_of(&self, root: &Root) -> Option<DeviceId> {
+        let nodes = self.by_root.get(root).into_iter().flatten().filter_map(|id| self.nodes.get(id));
+        let set = |h: &&Held| {
+            h.record.live().is_some_and(|l| l.content_from.is_none() && l.content.is_some_and(|c| c.root == *root))
+        };
+        nodes.flat_map(|node| node.records.values()).filter(set).map(|h| h.author.device).min()
+    }
+
     /// The shares that have a place in this one.
     pub fn junctions(&mut self) -> BTreeSet<ShareId> {
         self.refresh();

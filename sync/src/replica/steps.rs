@@ -1,5 +1,6 @@
 //! The thread that does the engine's steps: from the disk to what the records show. Then what only a writer can settle.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -166,8 +167,15 @@ impl Inner {
     fn thin(&self) {
         let mut core = self.core.lock();
         let kept: Vec<Root> = self.bodies.roots();
-        let needed: Vec<Root> = kept.into_iter().filter(|r| core.engine.needs(r)).collect();
-        for root in self.bodies.thin(SystemTime::now(), self.bodies.most(), |root| needed.contains(root)) {
+        let needed: HashSet<Root> = kept.into_iter().filter(|r| core.engine.needs(r)).collect();
+        let circle = self.circle.borrow().clone();
+        // By account, so that many devices are no more than one.
+        let by = |root: &Root| {
+            let device = core.engine.author_of(root)?;
+            Some(circle.get(&device).map_or(*device.as_bytes(), |seat| *seat.account.as_bytes()))
+        };
+        let gone = self.bodies.thin(SystemTime::now(), self.bodies.most(), |root| needed.contains(root), by);
+        for root in gone {
             if self.bodies.whole(&root).is_none() {
                 core.engine.handle_body_gone(root);
             }
