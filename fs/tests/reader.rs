@@ -4,12 +4,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::Arc;
 
 use fs::content::{Content, Kind};
 use fs::format::folder::{FolderHeader, header_name, sidecar_name};
 use fs::format::{locator, name::Names, xattr};
+use fs::records::{Deaf, Unrecorded};
 use fs::store::{Disk, Rename, Store};
-use keymgr::ids::{FileId, NodeId};
+use fs::volume::{OpenHow, OpenOptions, ROOT, Volume, Who};
+use keymgr::ids::{FileId, NodeId, ShareId};
 use keymgr::keyring::Keyring;
 use keymgr::secret::Secret32;
 use keymgr::share::ShareKeys;
@@ -156,4 +159,80 @@ fn a_vault_is_listed_and_read_and_what_was_moved_is_refused() {
     assert_eq!(swapped.status.code(), Some(1));
     assert_eq!(String::from_utf8_lossy(&swapped.stderr).matches("a file that lies elsewhere").count(), 2);
     assert_eq!(String::from_utf8_lossy(&swapped.stdout).lines().count(), 4);
+}
+
+#[test]
+fn a_share_that_was_made_of_a_folder_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let mut ring = Keyring::first("laptop", "", 0).unwrap();
+    let (root, share) = (ring.root, ShareId::random());
+    let new = ShareKeys::create(share);
+    let first = Secret32::random();
+    let mut both = ShareKeys::new(root, first.clone());
+    both.insert(keymgr::ids::Epoch(2), Secret32::random());
+    ring.shares = vec![both.clone(), new.clone()];
+    let pass = Unlock::passphrase("a long passphrase");
+    let vault = Vault::create(&store, None, &pass, &ring, Cost::minimum()).unwrap();
+    std::fs::write(folder.path().join("pass"), "a long passphrase\n").unwrap();
+    std::fs::create_dir_all(store.join("shares")).unwrap();
+    // The first epoch alone, then both: pages and names of the folder are under two keys.
+    let keys = ShareKeys::new(root, first);
+    Volume::init(&store, vault.id(), &keys).unwrap();
+    let o = OpenOptions { clean: true, ..OpenOptions::default() };
+    let (records, feed) = (Arc::new(Unrecorded), Arc::new(Deaf));
+    let volume = Volume::open(&store, vault.id(), keys, records, feed, o).unwrap();
+    let put = |parent: u64, name: &[u8], data: &[u8]| {
+        let ino = volume.create(parent, name, 0o640, Who::me()).unwrap().ino;
+        volume.write(ino, data, 0, false).unwrap();
+        volume.release(ino, true).unwrap();
+        ino
+    };
+    let d = volume.mkdir(ROOT, b"Photos", 0o755, Who::me()).unwrap().ino;
+    let sub = volume.mkdir(d, b"sub", 0o700, Who::me()).unwrap().ino;
+    let big = put(d, b"big", &[7; 50_000]);
+    put(sub, &[b'l'; 250], b"long");
+    volume.link(big, sub, b"link").unwrap();
+    volume.setxattr(big, b"user.a", b"b", 0).unwrap();
+    volume.rekey(both);
+    volume.open_file(big, OpenHow { write: true, truncate: false }).unwrap();
+    volume.write(big, b"second", 20_000, false).unwrap();
+    volume.release(big, true).unwrap();
+    let nested = ShareId::from_bytes([0xcd; 16]);
+    volume.make_junction(sub, b"nested", nested).unwrap();
+    let at = store.join("shares").join(format!("{share}.new"));
+    volume.carve(d, &at, &new, |_| true).unwrap().commit(|| ()).unwrap();
+    volume.end().unwrap();
+    drop(volume);
+
+    let read = |args: &[&str]| {
+        let (pass, id) = (folder.path().join("pass"), share.to_string());
+        let mut all = vec!["--passfile".as_ref(), pass.as_os_str()];
+        if args.first() == Some(&"share") {
+            all.extend([std::ffi::OsStr::new("--share"), id.as_ref()]);
+        }
+        all.push(store.as_os_str());
+        all.extend(args.iter().filter(|a| **a != "share").map(std::ffi::OsStr::new));
+        let output = reader("kith_read.py", &all);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    assert_eq!(
+        String::from_utf8(read(&["list"])).unwrap(),
+        format!("share   0600            0 /Photos share {share}\n")
+    );
+    let listed = String::from_utf8(read(&["share", "list"])).unwrap();
+    let mut lines: Vec<_> = listed.lines().collect();
+    lines.sort_unstable();
+    let want = [
+        "file    0640            4 /sub/".to_owned() + &"l".repeat(250),
+        "file    0640        50000 /big".into(),
+        "file    0640        50000 /sub/link".into(),
+        "folder  0700            0 /sub".into(),
+        format!("share   0600            0 /sub/nested share {nested}"),
+    ];
+    assert_eq!(lines, want);
+    let mut content = vec![7; 50_000];
+    content[20_000..20_006].copy_from_slice(b"second");
+    assert!(read(&["share", "cat", "sub/link"]) == content);
 }
