@@ -215,14 +215,14 @@ impl Inner {
             return Ok(false);
         }
         self.intend_folders(tree, &[parent])?;
+        let path = tree.folder_path(parent)?;
+        let disk = self.store.open_folder(&path).map_err(Error::io(&path))?;
+        let before = disk.stat().map_err(Error::io(&path))?;
         let mut entry = self.new_entry(tree, parent, &source.plain, source.folder)?;
         if tree.listing(parent)?.by_store(&entry.store).is_some() {
             return Ok(false); // Two are named alike: the other one has it.
         }
         entry.ids.clone_from(&source.ids);
-        let path = tree.folder_path(parent)?;
-        let disk = self.store.open_folder(&path).map_err(Error::io(&path))?;
-        let before = disk.stat().map_err(Error::io(&path))?;
         self.move_entry(tree, (parent, shown, &source), (parent, entry), Rename::NoReplace)?;
         // Programs see no change of it.
         disk.set_times(Some(before.atime), Some(before.mtime)).map_err(Error::io(&path))?;
