@@ -16,6 +16,7 @@ mod copy;
 mod read;
 mod renew;
 pub mod roots;
+mod scratch;
 mod write;
 
 use std::io;
@@ -34,6 +35,7 @@ use crate::store::File;
 pub use copy::copy_as;
 pub(crate) use copy::{copy_data, tags};
 pub use roots::{Changed, Expected};
+pub(crate) use scratch::Scratch;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -2,7 +2,7 @@
 
 use keymgr::root::GROUP;
 
-use super::{Content, Error};
+use super::{Content, Error, Scratch};
 use crate::format::length::{capacity, page_of, start};
 use crate::format::page::{self, Clear, OVERHEAD};
 use crate::format::{PAGE, Refused};
@@ -13,7 +13,7 @@ const RUN: u64 = 256;
 /// Ciphertext in memory: the bytes from `from` on.
 pub(super) struct Raw {
     pub from: u64,
-    pub bytes: Vec<u8>,
+    pub bytes: Scratch,
 }
 
 impl Raw {
@@ -108,8 +108,11 @@ impl Content {
 
     pub(super) fn load_unverified(&self, from: u64, to: u64) -> Result<Raw, Error> {
         let len = usize::try_from(to - from).map_err(|_| Error::TooLarge { path: self.path.clone() })?;
-        let mut bytes = vec![0; len];
-        self.file.read_at(&mut bytes, from).map_err(|e| self.io(e))?;
+        let mut bytes = Scratch::new(len);
+        // Not past the end: the disk would be asked once more where it lies.
+        let there = usize::try_from(self.length.saturating_sub(from)).unwrap_or(usize::MAX).min(len);
+        let got = self.file.read_at(bytes.get_mut(..there).unwrap_or_default(), from).map_err(|e| self.io(e))?;
+        bytes.get_mut(got..).unwrap_or_default().fill(0);
         Ok(Raw { from, bytes })
     }
 

@@ -80,6 +80,8 @@ impl Changed {
 }
 
 const PER_GROUP: u64 = GROUP / PAGE as u64;
+/// How many groups are read from the disk at once.
+const AT_ONCE: usize = 64;
 
 /// The groups of a whole ciphertext, read from the disk.
 pub fn whole(file: &dyn File) -> io::Result<Groups> {
@@ -101,14 +103,21 @@ pub fn update(file: &dyn File, recorded: &Groups, changed: &Changed) -> io::Resu
         all.all();
         list = all.list(length);
     }
-    let mut buf = vec![0; GROUP as usize];
-    for index in &list {
-        let at = u64::from(*index) * GROUP;
-        let len = (length.saturating_sub(at)).min(GROUP) as usize;
-        let bytes = buf.get_mut(..len).unwrap_or_default();
-        bytes.fill(0);
-        file.read_at(bytes, at)?;
-        groups.set(*index as usize, value(*index, length, bytes));
+    let mut buf = Vec::new();
+    for run in list.chunk_by(|a, b| a + 1 == *b) {
+        for piece in run.chunks(AT_ONCE) {
+            let Some(first) = piece.first() else { continue };
+            let at = u64::from(*first) * GROUP;
+            let len = (length.saturating_sub(at)).min(piece.len() as u64 * GROUP) as usize;
+            buf.clear();
+            buf.resize(len, 0);
+            file.read_at(&mut buf, at)?;
+            for (n, index) in piece.iter().enumerate() {
+                let from = n * GROUP as usize;
+                let bytes = buf.get_mut(from..(from + GROUP as usize).min(len)).unwrap_or_default();
+                groups.set(*index as usize, value(*index, length, bytes));
+            }
+        }
     }
     Ok((groups, list))
 }
@@ -188,8 +197,11 @@ impl Guard {
             let at = u64::from(index) * GROUP;
             let len = self.expected.length.saturating_sub(at).min(GROUP) as usize;
             let from = (at - raw.from) as usize;
-            let mut bytes = raw.bytes.get(from..from + len).unwrap_or_default().to_vec();
-            let value = value(index, self.expected.length, &mut bytes);
+            let bytes = raw.bytes.get(from..from + len).unwrap_or_default();
+            let value = match index {
+                0 => value(index, self.expected.length, &mut bytes.to_vec()),
+                _ => root::of_group(index as usize, self.expected.length, bytes),
+            };
             if self.groups.as_ref().and_then(|all| all.get(index as usize)) != Some(&value) {
                 return Err(content.differs(Some(index)));
             }

@@ -9,14 +9,14 @@ use std::ops::Range;
 use keymgr::root::GROUP;
 use keymgr::secret::random_bytes;
 
-use super::{Content, Error};
+use super::{Content, Error, Scratch};
 use crate::format::length::{self, capacity, page_of, start};
 use crate::format::page::{self, OVERHEAD};
 use crate::format::seal::NONCE;
 use crate::format::{HEADER, PAGE};
 
-/// How many pages are sealed into one write.
-const RUN: u64 = 256;
+/// How many pages are sealed into one write: those that 1 MiB, the most that the kernel hands over, can touch.
+const RUN: u64 = 260;
 const PAGE_LEN: u64 = PAGE as u64;
 
 impl Content {
@@ -271,7 +271,8 @@ impl Content {
     ) -> Result<(), Error> {
         let count = (pages.end - pages.start) as usize;
         let skip = page::body_start(pages.start);
-        let mut bytes = vec![0; count * PAGE];
+        let mut bytes = Scratch::new(count * PAGE);
+        bytes.fill(0);
         let mut nonces = vec![[0; NONCE]; count];
         if let [only] = nonces.as_mut_slice() {
             *only = random_bytes();

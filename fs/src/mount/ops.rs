@@ -14,7 +14,7 @@ use fuser::{
 };
 
 use super::Forest;
-use crate::content::Kind;
+use crate::content::{Kind, Scratch};
 use crate::store::{Nanos, Rename};
 use crate::volume::{Attr, Device, DirEntry, Error, OpenHow, Result, SetAttr, Shown, Who};
 
@@ -308,7 +308,7 @@ impl Filesystem for Served {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        let mut out = vec![0; size as usize];
+        let mut out = Scratch::new(size as usize);
         match self.volume.read(ino.0, &mut out, offset) {
             Ok(len) => reply.data(out.get(..len).unwrap_or_default()),
             Err(e) => reply.error(errno(&e)),

@@ -57,6 +57,7 @@ impl Inner {
         let folder = tree.folder_mut(ino)?;
         folder.dirty = true;
         folder.changes += 1;
+        folder.unsynced = true;
         folder.stat = None;
         self.note_dirty(ino);
         Ok(())

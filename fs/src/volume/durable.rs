@@ -13,6 +13,7 @@ pub(crate) struct Due {
     path: PathBuf,
     headers: Vec<PathBuf>,
     seq: u64,
+    changes: u64,
 }
 
 impl Volume {
@@ -99,7 +100,11 @@ impl Inner {
     }
 
     fn due_of_folder(&self, tree: &Tree, ino: u64, due: &mut Vec<Due>) -> Result<()> {
-        self.add_due(tree, ino, due)?;
+        // A database fsyncs its new journal, and then the folder for the journal's name: that was durable before.
+        let folder = tree.folder(ino)?;
+        if folder.unsynced || folder.new_header {
+            self.add_due(tree, ino, due)?;
+        }
         match tree.folder(ino)?.place.clone() {
             Some(place) => self.due_of_name(tree, place, due),
             None => Ok(()),
@@ -130,7 +135,7 @@ impl Inner {
             true => folder.headers.iter().map(|(node, _)| path.join(folder::header_name(node))).collect(),
             false => Vec::new(),
         };
-        due.push(Due { ino, path, headers, seq: tree.seq() });
+        due.push(Due { ino, path, headers, seq: tree.seq(), changes: folder.changes });
         Ok(())
     }
 
@@ -201,6 +206,7 @@ fn note_synced(tree: &mut Tree, due: Vec<Due>) {
     for done in due {
         if let Ok(folder) = tree.folder_mut(done.ino) {
             folder.synced = folder.synced.max(done.seq);
+            folder.unsynced &= folder.changes != done.changes;
             folder.new_header &= done.headers.is_empty();
         }
     }

@@ -199,6 +199,7 @@ impl Gate<'_> {
         for ino in inos {
             let Ok(folder) = tree.folder_mut(ino) else { continue };
             (folder.stat, folder.xattrs) = (None, None);
+            folder.unsynced = true;
             told.content.push(ino);
             if let Some(listing) = folder.listing.take() {
                 for entry in listing.entries.values().filter(|e| e.ino != 0) {

@@ -98,6 +98,7 @@ impl Inner {
             dirty: new_header,
             changes: u64::from(new_header),
             synced: 0,
+            unsynced: true,
             new_header,
             gone: false,
             moved: Default::default(),

@@ -181,6 +181,7 @@ impl Volume {
             dirty: false,
             changes: 0,
             synced: 0,
+            unsynced: true,
             new_header: false,
             gone: false,
             moved: Default::default(),

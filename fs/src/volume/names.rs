@@ -204,6 +204,7 @@ impl Volume {
             dirty: true,
             changes: 1,
             synced: 0,
+            unsynced: true,
             new_header: true,
             gone: false,
             moved: Default::default(),

@@ -76,6 +76,8 @@ pub(crate) struct Folder {
     pub changes: u64,
     /// The names in it are durable up to here.
     pub synced: u64,
+    /// Something of it may not be durable: a name in it, its mode or times.
+    pub unsynced: bool,
     /// Its headers are not.
     pub new_header: bool,
     /// It is a share of its own now. Only who has it open still sees what was in it; whoever else asks hears ESTALE, for
