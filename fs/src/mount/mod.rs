@@ -1,5 +1,6 @@
 //! The mount: a [`Forest`] of volumes behind /dev/fuse. The only module that names fuser.
 
+mod counts;
 mod forest;
 mod ops;
 mod tell;
@@ -14,6 +15,7 @@ use fuser::{BackgroundSession, MountOption, SessionACL};
 use parking_lot::{Condvar, Mutex};
 
 use crate::volume::{Error, Result, Volume};
+use counts::Counts;
 use tell::Teller;
 
 #[derive(Clone, Copy, Default, Debug)]
@@ -29,6 +31,7 @@ pub struct MountOptions {
 pub struct Mounted {
     at: PathBuf,
     forest: Forest,
+    counts: Counts,
     session: Mutex<Option<BackgroundSession>>,
     teller: Mutex<Option<JoinHandle<()>>>,
     /// The last request was answered.
@@ -68,7 +71,8 @@ impl Forest {
         config.mount_options = options;
         config.acl = if o.allow_other { SessionACL::All } else { SessionACL::Owner };
         config.n_threads = Some(THREADS);
-        let session = fuser::spawn_mount(ops::Served::new(self.clone(), o.allow_other), &at, &config)
+        let counts = Counts::default();
+        let session = fuser::spawn_mount(ops::Served::new(self.clone(), o.allow_other, counts.clone()), &at, &config)
             .map_err(|source| Error::Mount { path: at.clone(), source })?;
         let started = Teller::start(session.notifier());
         let (teller, thread) = started.map_err(|source| Error::Mount { path: at.clone(), source })?;
@@ -76,7 +80,7 @@ impl Forest {
         read_far_ahead(&at);
         let (session, teller) = (Mutex::new(Some(session)), Mutex::new(Some(thread)));
         let (ended, end) = (Mutex::new(false), Condvar::new());
-        Ok(Mounted { at, forest: self.clone(), session, teller, ended, end })
+        Ok(Mounted { at, forest: self.clone(), counts, session, teller, ended, end })
     }
 }
 
@@ -113,6 +117,11 @@ impl Mounted {
         &self.at
     }
 
+    /// How many requests the kernel made so far, by kind.
+    pub fn requests(&self) -> std::collections::BTreeMap<&'static str, u64> {
+        self.counts.so_far()
+    }
+
     pub fn forest(&self) -> &Forest {
         &self.forest
     }
@@ -144,6 +153,7 @@ impl Mounted {
             return Ok(());
         };
         let done = session.join();
+        tracing::debug!(requests = ?self.counts.so_far(), "unmounted");
         self.forest.ended();
         if let Some(teller) = self.teller.lock().take() {
             let _ = teller.join();

@@ -14,6 +14,7 @@ use fuser::{
 };
 
 use super::Forest;
+use super::counts::Counts;
 use crate::content::{Kind, Scratch};
 use crate::store::{Nanos, Rename};
 use crate::volume::{Attr, Device, DirEntry, Error, OpenHow, Result, SetAttr, Shown, Who};
@@ -30,11 +31,12 @@ pub(super) struct Served {
     volume: Forest,
     /// Others than its owner may enter.
     shared: bool,
+    counts: Counts,
 }
 
 impl Served {
-    pub fn new(volume: Forest, shared: bool) -> Self {
-        Self { volume, shared }
+    pub fn new(volume: Forest, shared: bool, counts: Counts) -> Self {
+        Self { volume, shared, counts }
     }
 }
 
@@ -163,6 +165,7 @@ impl Filesystem for Served {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.counts.one("lookup");
         match self.volume.lookup(parent.0, name.as_bytes()) {
             // No entry, and the kernel may remember that.
             Err(Error::Errno(libc::ENOENT)) => {
@@ -174,10 +177,12 @@ impl Filesystem for Served {
     }
 
     fn forget(&self, _: &Request, ino: INodeNo, count: u64) {
+        self.counts.one("forget");
         self.volume.forget(ino.0, count);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        self.counts.one("getattr");
         match self.volume.getattr(ino.0) {
             Ok(of) => reply.attr(&TTL, &attr(&of)),
             Err(e) => reply.error(errno(&e)),
@@ -202,6 +207,7 @@ impl Filesystem for Served {
         _: Option<BsdFileFlags>,
         reply: ReplyAttr,
     ) {
+        self.counts.one("setattr");
         let mode = mode.map(|m| m & 0o7777);
         let set = SetAttr { mode, uid, gid, size, atime: atime.map(nanos), mtime: mtime.map(nanos) };
         match self.volume.setattr(ino.0, set) {
@@ -211,6 +217,7 @@ impl Filesystem for Served {
     }
 
     fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        self.counts.one("readlink");
         match self.volume.readlink(ino.0) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(&e)),
@@ -218,6 +225,7 @@ impl Filesystem for Served {
     }
 
     fn mknod(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, dev: u32, reply: ReplyEntry) {
+        self.counts.one("mknod");
         let kind = match mode & libc::S_IFMT {
             libc::S_IFREG | 0 => Kind::File,
             libc::S_IFIFO => Kind::Fifo,
@@ -231,18 +239,22 @@ impl Filesystem for Served {
     }
 
     fn mkdir(&self, req: &Request, parent: INodeNo, name: &OsStr, mode: u32, umask: u32, reply: ReplyEntry) {
+        self.counts.one("mkdir");
         entry(reply, self.volume.mkdir(parent.0, name.as_bytes(), mode & 0o7777, who(req, umask)));
     }
 
     fn unlink(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.one("unlink");
         empty(reply, self.volume.unlink(parent.0, name.as_bytes()));
     }
 
     fn rmdir(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.one("rmdir");
         empty(reply, self.volume.rmdir(parent.0, name.as_bytes()));
     }
 
     fn symlink(&self, req: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.counts.one("symlink");
         entry(reply, self.volume.symlink(parent.0, name.as_bytes(), target.as_os_str().as_bytes(), who(req, 0)));
     }
 
@@ -256,6 +268,7 @@ impl Filesystem for Served {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
+        self.counts.one("rename");
         let how = if flags == RenameFlags::RENAME_EXCHANGE {
             Rename::Exchange
         } else if flags == RenameFlags::RENAME_NOREPLACE {
@@ -269,10 +282,12 @@ impl Filesystem for Served {
     }
 
     fn link(&self, _: &Request, ino: INodeNo, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.counts.one("link");
         entry(reply, self.volume.link(ino.0, parent.0, name.as_bytes()));
     }
 
     fn open(&self, req: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.counts.one("open");
         let access = flags.0 & libc::O_ACCMODE;
         let write = access != libc::O_RDONLY;
         let wanted = if access == libc::O_RDWR {
@@ -308,6 +323,7 @@ impl Filesystem for Served {
         _: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        self.counts.one("read");
         let mut out = Scratch::new(size as usize);
         match self.volume.read(ino.0, &mut out, offset) {
             Ok(len) => reply.data(out.get(..len).unwrap_or_default()),
@@ -327,6 +343,7 @@ impl Filesystem for Served {
         _: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        self.counts.one("write");
         let unprivileged = flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         match self.volume.write(ino.0, data, offset, unprivileged) {
             Ok(()) => reply.written(data.len() as u32),
@@ -336,6 +353,7 @@ impl Filesystem for Served {
 
     /// The kernel has written back what it held by then. Not being asked again saves a round trip for each close.
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        self.counts.one("flush");
         reply.error(Errno::ENOSYS);
     }
 
@@ -349,14 +367,17 @@ impl Filesystem for Served {
         _: bool,
         reply: ReplyEmpty,
     ) {
+        self.counts.one("release");
         empty(reply, self.volume.release(ino.0, handle == WRITE));
     }
 
     fn fsync(&self, _: &Request, ino: INodeNo, _: FileHandle, data_only: bool, reply: ReplyEmpty) {
+        self.counts.one("fsync");
         empty(reply, self.volume.fsync(ino.0, data_only));
     }
 
     fn opendir(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        self.counts.one("opendir");
         match self.volume.opendir(ino.0) {
             Ok(handle) => reply.opened(FileHandle(handle), FopenFlags::empty()),
             Err(e) => reply.error(errno(&e)),
@@ -364,6 +385,7 @@ impl Filesystem for Served {
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.counts.one("readdir");
         let add = |next, e: &DirEntry| reply.add(INodeNo(e.ino), next, kind(e.kind), OsStr::from_bytes(&e.name));
         match self.volume.readdir(ino.0, handle.0, offset, add) {
             Ok(()) => reply.ok(),
@@ -372,6 +394,7 @@ impl Filesystem for Served {
     }
 
     fn readdirplus(&self, _: &Request, ino: INodeNo, handle: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.counts.one("readdirplus");
         let add = |next, name: &[u8], of: &Attr| {
             reply.add(INodeNo(of.ino), next, OsStr::from_bytes(name), &TTL, &attr(of), GENERATION)
         };
@@ -382,15 +405,18 @@ impl Filesystem for Served {
     }
 
     fn releasedir(&self, _: &Request, ino: INodeNo, handle: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        self.counts.one("releasedir");
         self.volume.releasedir(ino.0, handle.0);
         reply.ok();
     }
 
     fn fsyncdir(&self, _: &Request, ino: INodeNo, _: FileHandle, _: bool, reply: ReplyEmpty) {
+        self.counts.one("fsyncdir");
         empty(reply, self.volume.fsyncdir(ino.0));
     }
 
     fn statfs(&self, _: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        self.counts.one("statfs");
         match self.volume.statfs(ino.0) {
             Ok(s) => {
                 let block = s.block as u32;
@@ -401,20 +427,24 @@ impl Filesystem for Served {
     }
 
     fn setxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, value: &[u8], flags: i32, _: u32, reply: ReplyEmpty) {
+        self.counts.one("setxattr");
         empty(reply, self.volume.setxattr(ino.0, name.as_bytes(), value, flags));
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.counts.one("getxattr");
         sized(reply, size, self.volume.getxattr(ino.0, name.as_bytes()));
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.counts.one("listxattr");
         let names = self.volume.listxattr(ino.0);
         let joined = names.map(|names| names.into_iter().flat_map(|name| [name, vec![0]].concat()).collect());
         sized(reply, size, joined);
     }
 
     fn removexattr(&self, _: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.counts.one("removexattr");
         empty(reply, self.volume.removexattr(ino.0, name.as_bytes()));
     }
 
@@ -428,6 +458,7 @@ impl Filesystem for Served {
         flags: i32,
         reply: ReplyCreate,
     ) {
+        self.counts.one("create");
         let name = name.as_bytes();
         let made = match self.volume.create(parent.0, name, mode & 0o7777, who(req, umask)) {
             // Somebody was faster, and that is what was asked for.
@@ -446,10 +477,12 @@ impl Filesystem for Served {
     }
 
     fn fallocate(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, len: u64, mode: i32, reply: ReplyEmpty) {
+        self.counts.one("fallocate");
         empty(reply, self.volume.fallocate(ino.0, offset, len, mode));
     }
 
     fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        self.counts.one("lseek");
         let (Ok(offset), libc::SEEK_DATA | libc::SEEK_HOLE) = (u64::try_from(offset), whence) else {
             return reply.error(Errno::EINVAL);
         };
@@ -472,6 +505,7 @@ impl Filesystem for Served {
         _: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
+        self.counts.one("copy_file_range");
         // In pieces, so that the loop serves others meanwhile.
         match self.volume.copy_range(from.0, at, to.0, target, len.min(16 << 20)) {
             Ok(done) => reply.written(done as u32),

@@ -242,6 +242,8 @@ impl Volume {
 }
 
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
 mod crash;
 
 impl Inner {

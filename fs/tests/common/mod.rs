@@ -153,6 +153,10 @@ impl Mount {
         self.at.join(name)
     }
 
+    pub fn requests(&self) -> BTreeMap<&'static str, u64> {
+        self.mounted.as_ref().unwrap().requests()
+    }
+
     pub fn unmount(mut self) {
         self.mounted.take().unwrap().unmount().unwrap();
     }
