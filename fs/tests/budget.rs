@@ -100,7 +100,6 @@ fn requests_stay_within_their_budget() {
         }
     });
     within("rename", &rename, &[("lookup", n), ("rename", n), ("setattr", n)]);
-    eprintln!("{create:?} {list:?} {read:?} {rename:?}");
 
     let delete = requests(&mount, |d| {
         for i in 0..n {
