@@ -93,6 +93,12 @@ pub struct Init {
     /// What this device is called on the list of your devices [default: the host's name].
     #[arg(long)]
     pub name: Option<String>,
+    /// Make it from the store of a device of yours, a blind one too, and the words of the recovery sheet.
+    #[arg(long, value_name = "STORE")]
+    pub recover: Option<PathBuf>,
+    /// Take the words of the recovery sheet from this file instead of the terminal.
+    #[arg(long, value_name = "FILE", requires = "recover")]
+    pub words_file: Option<PathBuf>,
 }
 
 #[derive(Args)]

@@ -6,8 +6,9 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use common::federation::Federation;
 use common::prosody::Prosody;
-use common::{Broker, Device, account, same, until};
+use common::{Broker, Device, account, at, join, same, until};
 
 /// An account with one device, mounted.
 fn user(broker: &impl Broker, name: &str, jid: &str) -> Device {
@@ -16,6 +17,12 @@ fn user(broker: &impl Broker, name: &str, jid: &str) -> Device {
     d.mount();
     account(broker, &d, jid);
     d
+}
+
+/// An account that is there already.
+fn existing(broker: &impl Broker, d: &Device, jid: &str) {
+    let args: Vec<String> = ["account", "add", jid].map(str::to_owned).into_iter().chain(at(broker, d)).collect();
+    d.kith(&args);
 }
 
 /// Waits for an invitation that says what it is, and takes it. Where the share is then.
@@ -75,5 +82,165 @@ fn a_folder_is_shared_with_another_account_and_changes_go_both_ways() {
     fs::write(theirs.join("later"), "again").unwrap();
     until("it goes on after a new start", 60, || reads(&photos.join("later"), "again"));
     me.umount();
+    alice.umount();
+}
+
+#[test]
+fn over_two_servers_a_reader_only_reads_and_who_is_removed_gets_nothing_more() {
+    let brokers = Federation::start();
+    let me = user(&brokers.a, "me", "me@a.test/a");
+    let (alice, bob) =
+        (user(&brokers.b, "alice", "alice@b.test/a"), user(&brokers.b, "bob", "bob@b.test/a"));
+    let trip = me.mountpoint().join("trip");
+    fs::create_dir(&trip).unwrap();
+    fs::write(trip.join("map"), "old").unwrap();
+    let at = trip.to_str().unwrap();
+    me.kith(&["share", at, "alice@b.test"]);
+    me.kith(&["share", at, "bob@b.test", "--role", "reader"]);
+    me.fails(&["share", at, "bob@b.test", "--role", "reader"], 43);
+    me.fails(&["share", at, "x@nowhere.invalid"], 33);
+    let here = alice.mountpoint().join("from me");
+    let at_alice = accept(&alice, "me@a.test", &["--at", here.to_str().unwrap()]);
+    assert_eq!(at_alice, here);
+    let at_bob = accept(&bob, "me@a.test", &[]);
+    until("both have it", 60, || reads(&at_alice.join("map"), "old") && reads(&at_bob.join("map"), "old"));
+
+    let errno = |e: std::io::Error| e.raw_os_error().unwrap_or(0);
+    assert_eq!(fs::write(at_bob.join("map"), "mine").map_err(errno), Err(30), "EROFS");
+    assert_eq!(fs::create_dir(at_bob.join("sub")).map_err(errno), Err(30));
+    assert_eq!(fs::rename(at_bob.join("map"), bob.mountpoint().join("map")).map_err(errno), Err(18), "EXDEV");
+    bob.fails(&["share", at_bob.to_str().unwrap(), "alice@b.test"], 46);
+    // Two members that are no account of each other's: alice's edit is at bob's too.
+    fs::write(at_alice.join("map"), "new").unwrap();
+    until("all have alice's", 60, || reads(&trip.join("map"), "new") && reads(&at_bob.join("map"), "new"));
+    // Each has a name of its own for it.
+    fs::rename(&at_alice, alice.mountpoint().join("ours")).unwrap();
+    let at_alice = alice.mountpoint().join("ours");
+    fs::write(at_alice.join("after"), "the rename").unwrap();
+    until("the name is alice's own", 60, || reads(&trip.join("after"), "the rename"));
+
+    let told = me.kith(&["unshare", at, "alice@b.test"]);
+    assert!(told.contains("may still hold"), "{told}");
+    fs::write(trip.join("secret"), "not for alice").unwrap();
+    until("bob has it", 60, || reads(&at_bob.join("secret"), "not for alice"));
+    assert!(!at_alice.join("secret").exists(), "alice does not");
+    me.fails(&["unshare", at, "alice@b.test"], 45);
+    bob.kith(&["leave", at_bob.to_str().unwrap()]);
+    assert!(!at_bob.exists());
+    for d in [&me, &alice, &bob] {
+        d.umount();
+    }
+}
+
+#[test]
+fn mistakes_about_shares_say_what_to_do() {
+    let broker = Prosody::start();
+    let me = user(&broker, "me", "me@localhost/a");
+    broker.add_user("plain", common::PASSWORD);
+    let dir = me.mountpoint().join("dir");
+    fs::create_dir(&dir).unwrap();
+    fs::write(me.mountpoint().join("file"), "").unwrap();
+    let at = dir.to_str().unwrap();
+    me.fails(&["share", at, "nobody@localhost"], 42);
+    me.fails(&["share", at, "plain@localhost"], 42);
+    me.fails(&["share", at, "me@localhost"], 2);
+    me.fails(&["share", me.mountpoint().to_str().unwrap(), "plain@localhost"], 2);
+    me.fails(&["share", me.mountpoint().join("file").to_str().unwrap(), "plain@localhost"], 2);
+    me.fails(&["share", me.path("home").to_str().unwrap(), "plain@localhost"], 2);
+    me.fails(&["unshare", at, "plain@localhost"], 45);
+    me.fails(&["leave", at], 45);
+    me.fails(&["accept"], 45);
+    me.fails(&["verify", "nobody@localhost", "--yes"], 42);
+    me.fails(&["peers", "remove", "nothing"], 45);
+    assert!(dir.is_dir(), "it is no share");
+    me.umount();
+}
+
+#[test]
+fn two_people_compare_numbers_once() {
+    let broker = Prosody::start();
+    let (me, alice) = (user(&broker, "me", "me@localhost/a"), user(&broker, "alice", "alice@localhost/b"));
+    let numbers = |d: &Device, jid: &str| -> serde_json::Value {
+        serde_json::from_str(&d.kith(&["--json", "verify", jid])).unwrap()
+    };
+    let (mine, theirs) = (numbers(&me, "alice@localhost"), numbers(&alice, "me@localhost"));
+    assert_eq!((&mine["own"], &mine["theirs"]), (&theirs["theirs"], &theirs["own"]));
+    assert_ne!(mine["own"], mine["theirs"]);
+    assert_eq!(mine["verified"], false);
+    me.kith(&["verify", "alice@localhost", "--yes"]);
+    assert_eq!(numbers(&me, "alice@localhost")["verified"], true);
+    // Alice begins anew, or somebody sits at her address: another account.
+    alice.umount();
+    let other = Device::new("other");
+    other.init();
+    other.mount();
+    existing(&broker, &other, "alice@localhost/c");
+    let dir = me.mountpoint().join("dir");
+    fs::create_dir(&dir).unwrap();
+    until("the other account shows its list", 30, || numbers(&me, "alice@localhost")["changed"] == true);
+    me.fails(&["share", dir.to_str().unwrap(), "alice@localhost"], 47);
+    me.kith(&["verify", "alice@localhost", "--yes"]);
+    me.kith(&["share", dir.to_str().unwrap(), "alice@localhost"]);
+    accept(&other, "me@localhost", &[]);
+    me.umount();
+    other.umount();
+}
+
+#[test]
+fn from_the_words_and_a_blind_store_everything_is_read_again() {
+    let broker = Prosody::start();
+    let (me, alice) = (user(&broker, "me", "me@localhost/a"), user(&broker, "alice", "alice@localhost/b"));
+    let home = Device::new("home");
+    join(&broker, &me, &home, "home@localhost/home", true, true);
+    home.kith(&["sync"]);
+    fs::write(me.mountpoint().join("private"), "mine").unwrap();
+    let shared = me.mountpoint().join("shared");
+    fs::create_dir(&shared).unwrap();
+    fs::write(shared.join("ours"), "both").unwrap();
+    me.kith(&["share", shared.to_str().unwrap(), "alice@localhost"]);
+    let at_alice = accept(&alice, "me@localhost", &[]);
+    until("alice has it", 60, || reads(&at_alice.join("ours"), "both"));
+
+    assert_eq!(me.status()["sheet_due"], true);
+    let page = me.path("page");
+    me.kith(&["key", "recovery", "--page", page.to_str().unwrap()]);
+    let text = fs::read_to_string(&page).unwrap();
+    let words: Vec<&str> = text
+        .lines()
+        .filter(|l| l.trim_start().starts_with(|c: char| c.is_ascii_digit()) && l.contains(". "))
+        .flat_map(|l| l.split_whitespace().filter(|w| w.chars().all(|c| c.is_ascii_lowercase())))
+        .collect();
+    assert_eq!(words.len(), 24, "{text}");
+    let file = me.path("words");
+    let wrong: Vec<&str> = words.iter().enumerate().map(|(i, w)| if i == 4 { "kith" } else { *w }).collect();
+    fs::write(&file, wrong.join(" ")).unwrap();
+    let error = me.fails(&["key", "recovery", "--words-file", file.to_str().unwrap()], 48);
+    assert!(error.contains("word 5"), "{error}");
+    fs::write(&file, words.join("\n")).unwrap();
+    me.kith(&["key", "recovery", "--words-file", file.to_str().unwrap()]);
+    assert_eq!(me.status()["sheet_due"], false);
+    me.fails(&["key", "recovery"], 46);
+
+    // Once the blind device has what the sheet can open, the others burn.
+    let new = Device::new("new");
+    until("the blind device has all", 60, || {
+        let s = home.status();
+        s["pending"]["files"] == 0 && home.store().join("shares").read_dir().is_ok_and(|mut d| d.next().is_some())
+    });
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    home.kith(&["sync", "--stop"]);
+    me.umount();
+    let from = home.store();
+    let args = ["init", "--recover", from.to_str().unwrap(), "--words-file", file.to_str().unwrap()];
+    new.kith(&args);
+    new.mount();
+    assert!(reads(&new.mountpoint().join("private"), "mine"));
+    until("the share is there too", 30, || reads(&new.mountpoint().join("shared/ours"), "both"));
+    // It goes on from there: with an account, alice's edits come.
+    existing(&broker, &new, "me@localhost/new");
+    new.kith(&["peers", "remove", "me", "--lost"]);
+    fs::write(at_alice.join("ours"), "newer").unwrap();
+    until("alice's edit is here", 60, || reads(&new.mountpoint().join("shared/ours"), "newer"));
+    new.umount();
     alice.umount();
 }

@@ -7,6 +7,9 @@ use crate::error::{Code, Error, Result, printable};
 use crate::vault;
 
 pub fn run(args: &Init, json: bool) -> Result<()> {
+    if let Some(from) = &args.recover {
+        return super::recover::run(args, from, json);
+    }
     let store = vault::store(args.store.as_deref())?;
     vault::must_be_new(&store)?;
     let name = vault::device_name(args.name.as_deref());

@@ -9,6 +9,7 @@ mod key;
 mod mount;
 mod pair;
 mod peers;
+mod recover;
 mod share;
 mod status;
 mod umount;

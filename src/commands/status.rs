@@ -45,6 +45,16 @@ fn text(s: &Value) -> String {
         let up = if p["up"] == true { "here" } else { "away" };
         out.push(format!("  {:<16} {:<6} {:<5} {}", str_of(&p["name"]), str_of(&p["role"]), up, str_of(&p["jid"])));
     }
+    for share in s["shares"].as_array().into_iter().flatten() {
+        out.push(share_line(share));
+    }
+    let waiting = s["invitations"].as_array().map_or(0, Vec::len);
+    if waiting > 0 {
+        out.push(format!("{waiting} invitations: `kith invites` lists them"));
+    }
+    if s["sheet_due"] == true {
+        out.push("no recovery sheet yet: `kith key recovery` prints it, before you need it".into());
+    }
     let files = s["pending"]["files"].as_u64().unwrap_or(0);
     if files > 0 {
         out.push(format!("{files} files on their way here ({} bytes)", s["pending"]["bytes"]));
@@ -69,4 +79,21 @@ fn text(s: &Value) -> String {
         out.push(format!("! {}", str_of(notice)));
     }
     out.join("\n")
+}
+
+fn share_line(share: &Value) -> String {
+    let str_of = |v: &Value| printable(v.as_str().unwrap_or("?"));
+    let members: Vec<String> = share["members"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|m| {
+            let stopped = if m["stopped"] == true { ", stopped: verify again" } else { "" };
+            let sure = if m["verified"] == true { "" } else { ", not verified" };
+            format!("{} ({}{sure}{stopped})", str_of(&m["jid"]), str_of(&m["role"]))
+        })
+        .collect();
+    let with = if members.is_empty() { "nobody else".to_owned() } else { members.join(", ") };
+    let keys = if share["keys"] == true { "" } else { ", its keys are not here yet" };
+    format!("  shared: {} with {with}{keys}", str_of(&share["title"]))
 }

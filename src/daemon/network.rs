@@ -121,6 +121,10 @@ impl Online {
                         let _ = tell.send(None);
                         tokio::spawn(async move { daemon.look_at_contacts().await });
                     }
+                    NetEvent::Unlisted(jid) => {
+                        tracing::debug!("a new device of {}", printable(&jid));
+                        tokio::spawn(async move { daemon.look_at_contacts().await });
+                    }
                     NetEvent::Letter(letter) => drop(daemon.letters.send(letter)),
                     NetEvent::BrokerDown(why) => drop(tell.send(Some(why))),
                 }

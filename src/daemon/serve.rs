@@ -261,6 +261,7 @@ async fn status(daemon: &Daemon) -> Value {
     let peers: Vec<Value> = s
         .peers
         .iter()
+        .filter(|p| p.name != super::peers::SHEET || !p.jid.is_empty())
         .map(|p| json!({ "name": p.name, "role": role(p.role), "jid": p.jid, "up": p.up, "device": p.id.to_string() }))
         .collect();
     let broker = daemon.online.lock().await.as_ref().map(|o| o.down.borrow().clone());
@@ -304,7 +305,7 @@ async fn status(daemon: &Daemon) -> Value {
         "unconfirmed": s.unconfirmed,
         "shares": shares,
         "invitations": daemon.invitations().iter().map(|i| json!({ "from": i.from, "share": i.share.to_string() })).collect::<Vec<_>>(),
-        "recovery": daemon.keyring.lock().account.is_none(),
+        "sheet_due": daemon.keyring.lock().account.is_some(),
         "notices": full.into_iter().chain(s.notices).chain(refused).collect::<Vec<_>>(),
     })
 }

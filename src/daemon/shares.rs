@@ -118,7 +118,11 @@ impl Daemon {
         let store = place(&self.store, share);
         let kept = Kept::load(&store, share)
             .map_err(|e| Error::new(Code::Damaged, e.to_string(), "The other shares go on without it."))?;
-        let Some((circle, shelf)) = kept.or(given) else { return Ok(None) };
+        let Some((mut circle, shelf)) = kept.or(given) else { return Ok(None) };
+        // This account's own list may be newer than what the share's members know.
+        if let Some(list) = self.keyring.lock().list.clone() {
+            let _ = circle.learn(list);
+        }
         std::fs::create_dir_all(&store).map_err(|e| Error::io(&store, &e))?;
         let keyring = self.keyring.lock().clone();
         let logs =
@@ -276,9 +280,7 @@ impl Daemon {
         let wanted = self.wanted();
         for running in self.set.all().into_iter().filter(|r| r.share != self.root) {
             match wanted.get(&running.share) {
-                Some(parent) if running.parent != Some(*parent) => {
-                    self.restart(&running, *parent).await;
-                }
+                Some(parent) if running.parent != Some(*parent) => self.restart(running, *parent).await,
                 Some(parent) => {
                     self.set.seen.lock().insert(running.share);
                     let access = running.replica.circle().borrow().get(&self.me()).map(|seat| seat.access);
@@ -287,7 +289,7 @@ impl Daemon {
                         && self.keyring.lock().share(running.share).is_some();
                     let changed = access.is_some_and(|a| a != running.replica.access());
                     if lacks_volume || changed {
-                        self.restart(&running, *parent).await;
+                        self.restart(running, *parent).await;
                     }
                 }
                 None if self.set.seen.lock().contains(&running.share) => self.gone(running.share).await,
@@ -301,18 +303,35 @@ impl Daemon {
         }
     }
 
-    async fn restart(self: &Arc<Self>, running: &Arc<Running>, parent: ShareId) {
+    /// Ends a share and begins it anew: what it may, or where it lies, is another.
+    async fn restart(self: &Arc<Self>, running: Arc<Running>, parent: ShareId) {
         let (this, share) = (self.clone(), running.share);
-        let done = tokio::task::spawn_blocking(move || {
-            this.end_share(share)?;
-            let session = this.keyring.lock().mark.session;
-            match this.open_share(share, parent, None, session, false)? {
-                Some(running) => this.begin_share(&running, false),
-                None => Ok(()),
+        drop(running);
+        let ended = tokio::task::spawn_blocking(move || this.end_share(share)).await;
+        if let Ok(Err(e)) = ended {
+            self.replica.notice(format!("a share did not end well: {e}"));
+        }
+        // Requests of peers that were being answered hold it a moment longer.
+        let mut last = None;
+        for _ in 0..50 {
+            let this = self.clone();
+            let began = tokio::task::spawn_blocking(move || this.open_and_begin(share, parent, None)).await;
+            match began {
+                Ok(Err(e)) => last = Some(e),
+                _ => return,
             }
-        });
-        if let Ok(Err(e)) = done.await {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        if let Some(e) = last {
             self.replica.notice(format!("a share could not be begun anew: {e}"));
+        }
+    }
+
+    fn open_and_begin(&self, share: ShareId, parent: ShareId, given: Option<(Circle, Shelf)>) -> Result<()> {
+        let session = self.keyring.lock().mark.session;
+        match self.open_share(share, parent, given, session, false)? {
+            Some(running) => self.begin_share(&running, false),
+            None => Ok(()),
         }
     }
 
@@ -375,13 +394,7 @@ impl Daemon {
 
     async fn begin_in_background(self: &Arc<Self>, share: ShareId, parent: ShareId, given: Option<(Circle, Shelf)>) {
         let this = self.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let session = this.keyring.lock().mark.session;
-            match this.open_share(share, parent, given, session, false)? {
-                Some(running) => this.begin_share(&running, false),
-                None => Ok(()),
-            }
-        });
+        let done = tokio::task::spawn_blocking(move || this.open_and_begin(share, parent, given));
         if let Ok(Err(e)) = done.await {
             self.replica.notice(format!("a share could not be begun: {e}"));
         }

@@ -35,18 +35,17 @@ impl Daemon {
         })
     }
 
-    /// What a path in the mount, or below it, leads to.
-    async fn find(self: &Arc<Self>, path: &Path) -> Result<Found> {
-        let forest = self.forest()?;
-        let within = match (&self.mountpoint, path.is_absolute()) {
+    /// A path as it is within the vault.
+    fn within<'a>(&self, path: &'a Path) -> Result<&'a Path> {
+        match (&self.mountpoint, path.is_absolute()) {
             (Some(at), true) => path.strip_prefix(at).map_err(|_| {
                 Error::new(
                     Code::Usage,
                     format!("{} is not in the folder of this vault.", printable(&path.to_string_lossy())),
                     format!("Name a folder below {}.", at.display()),
                 )
-            })?,
-            (_, false) => path,
+            }),
+            (_, false) => Ok(path),
             (None, true) => {
                 return Err(Error::new(
                     Code::NotRunning,
@@ -54,7 +53,13 @@ impl Daemon {
                     "Mount it: kith mount MOUNTPOINT",
                 ));
             }
-        };
+        }
+    }
+
+    /// What a path in the mount, or below it, leads to.
+    async fn find(self: &Arc<Self>, path: &Path) -> Result<Found> {
+        let forest = self.forest()?;
+        let within = self.within(path)?;
         let (within, shown) = (within.to_owned(), path.to_owned());
         let found = tokio::task::spawn_blocking(move || forest.find(&within)).await;
         found.map_err(|_| interrupted())?.map_err(|e| Error::io(&shown, &std::io::Error::from_raw_os_error(e.errno())))
@@ -133,17 +138,17 @@ impl Daemon {
 
     /// One member more in a share that is there.
     async fn let_in(self: &Arc<Self>, running: &Arc<Running>, member: Member, list: DeviceList) -> Result<()> {
-        let circle = running.replica.circle().borrow().clone();
+        let before = running.replica.circle().borrow().clone();
+        let device = self.keyring.lock().device.clone();
+        let mut circle = before.with_member(&device, member.clone()).map_err(refused)?;
         let same = |m: &&Member| m.access == member.access && m.may_invite == member.may_invite;
-        if circle.member(&member.account).filter(same).is_some() {
+        if before.member(&member.account).filter(same).is_some() {
             return Err(Error::new(
                 Code::AlreadyShared,
                 format!("It is shared with {} already, in just this way.", printable(&member.jid)),
                 "`kith status` says whether they have accepted.",
             ));
         }
-        let device = self.keyring.lock().device.clone();
-        let mut circle = circle.with_member(&device, member).map_err(refused)?;
         circle.learn(list).map_err(refused)?;
         running.replica.take_circle(&circle);
         let (this, running) = (self.clone(), running.clone());
@@ -294,10 +299,7 @@ impl Daemon {
         };
         let title = clean(&offer.title);
         let path = match at {
-            Some(at) => match &self.mountpoint {
-                Some(mount) if at.is_absolute() => at.strip_prefix(mount).unwrap_or(at).to_owned(),
-                _ => at.to_owned(),
-            },
+            Some(at) => self.within(at)?.to_owned(),
             None => PathBuf::from("Shared").join(clean(&invited.from)).join(&title),
         };
         let _changing = self.set.changing.lock().await;

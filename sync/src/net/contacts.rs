@@ -62,12 +62,24 @@ pub struct Letter {
 pub(super) struct Desk {
     told: Mutex<HashSet<Letter>>,
     knock: Notify,
+    /// When somebody's new device was last told of.
+    asked: Mutex<Option<std::time::Instant>>,
 }
 
 impl Desk {
     /// Somebody who is no peer says that it is there.
     pub fn knock(&self) {
         self.knock.notify_one();
+    }
+
+    /// However often somebody knocks, lists are read once in a while.
+    pub fn may_ask(&self) -> bool {
+        let mut asked = self.asked.lock();
+        let may = asked.is_none_or(|at| at.elapsed() >= REST);
+        if may {
+            *asked = Some(std::time::Instant::now());
+        }
+        may
     }
 }
 

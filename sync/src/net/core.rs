@@ -139,7 +139,13 @@ impl Core {
                         self.line().try_send(presence::announce(to, self.me, &self.life, false));
                     }
                     // It may have left a note before it knocked.
-                    News::Stranger => self.contacts.knock(),
+                    News::Stranger => {
+                        self.contacts.knock();
+                        // A new device of somebody known: their list says whether it is.
+                        if self.table.lock().has_account(&from) && self.contacts.may_ask() {
+                            self.tell(NetEvent::Unlisted(from.to_bare().as_str().to_owned()));
+                        }
+                    }
                     News::None | News::Noted => {}
                 }
             }

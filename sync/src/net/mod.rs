@@ -78,6 +78,9 @@ pub enum NetEvent {
     BrokerUp,
     /// With the reason. Links that do not go through the broker stay.
     BrokerDown(String),
+    /// A device that is on no list here says that it is one of this account (a bare JID), which is known: its list may
+    /// be newer.
+    Unlisted(String),
     /// Another account left a note; told once, and again after each start until it is taken away.
     Letter(Letter),
 }

@@ -113,6 +113,12 @@ impl Table {
         }
     }
 
+    /// Whether a listed device has this account.
+    pub fn has_account(&self, from: &Jid) -> bool {
+        let bare = from.to_bare();
+        self.peers.values().any(|entry| entry.bare == bare)
+    }
+
     pub fn available(&mut self, from: &Jid, presence: &Presence) -> News {
         let Some(said) = presence.payloads.iter().find(|e| e.is("device", KITH)) else { return News::None };
         let Some(id) = said.attr("id").and_then(|id| id.parse::<DeviceId>().ok()) else { return News::None };

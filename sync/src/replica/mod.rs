@@ -291,6 +291,8 @@ impl Replica {
         if let Some(thread) = self.0.thread.lock().take() {
             let _ = thread.join();
         }
+        // It names this replica in turn: neither would ever go.
+        drop(self.0.host.lock().take());
         let _authoring = self.0.authoring.lock();
         let mut core = self.0.core.lock();
         self.0.index.put(core.engine.take_disk_changes());
