@@ -89,8 +89,7 @@ fn a_folder_is_shared_with_another_account_and_changes_go_both_ways() {
 fn over_two_servers_a_reader_only_reads_and_who_is_removed_gets_nothing_more() {
     let brokers = Federation::start();
     let me = user(&brokers.a, "me", "me@a.test/a");
-    let (alice, bob) =
-        (user(&brokers.b, "alice", "alice@b.test/a"), user(&brokers.b, "bob", "bob@b.test/a"));
+    let (alice, bob) = (user(&brokers.b, "alice", "alice@b.test/a"), user(&brokers.b, "bob", "bob@b.test/a"));
     let trip = me.mountpoint().join("trip");
     fs::create_dir(&trip).unwrap();
     fs::write(trip.join("map"), "old").unwrap();
@@ -238,9 +237,12 @@ fn from_the_words_and_a_blind_store_everything_is_read_again() {
     until("the share is there too", 30, || reads(&new.mountpoint().join("shared/ours"), "both"));
     // It goes on from there: with an account, alice's edits come.
     existing(&broker, &new, "me@localhost/new");
-    new.kith(&["peers", "remove", "me", "--lost"]);
     fs::write(at_alice.join("ours"), "newer").unwrap();
     until("alice's edit is here", 60, || reads(&new.mountpoint().join("shared/ours"), "newer"));
+    new.kith(&["peers", "remove", "me", "--lost"]);
+    assert!(!new.kith(&["peers"]).lines().any(|l| l.starts_with("me ")));
+    fs::write(new.mountpoint().join("shared/mine"), "of the new one").unwrap();
+    until("alice has the new device's", 60, || reads(&at_alice.join("mine"), "of the new one"));
     new.umount();
     alice.umount();
 }

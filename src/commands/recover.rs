@@ -59,7 +59,8 @@ pub fn run(args: &Init, from: &Path, json: bool) -> Result<()> {
     }
     let opened = vault::create(&store, &args.unlock, &keyring)?;
     for part in PARTS.iter().map(|part| from.join(part)).filter(|part| part.exists()) {
-        let cp = Command::new("cp").args(["-a", "--reflink=auto", "--sparse=always", "--"]).arg(&part).arg(&store).output();
+        let cp =
+            Command::new("cp").args(["-a", "--reflink=auto", "--sparse=always", "--"]).arg(&part).arg(&store).output();
         let out = cp.map_err(|e| Error::io("cp", &e))?;
         if !out.status.success() {
             let why = String::from_utf8_lossy(&out.stderr).trim().to_owned();
@@ -68,7 +69,8 @@ pub fn run(args: &Init, from: &Path, json: bool) -> Result<()> {
         }
     }
     let (mut circle, mut shelf) = (Circle::of_account(list), shelf);
-    Kept::open(&store, &mut circle, &mut shelf).map_err(|e| Error::new(Code::Other, e.to_string(), "Check the disk."))?;
+    Kept::open(&store, &mut circle, &mut shelf)
+        .map_err(|e| Error::new(Code::Other, e.to_string(), "Check the disk."))?;
     let text = format!(
         "Everything is in {} again, on a device with keys of its own.\nNow: kith mount MOUNTPOINT, then kith account \
          add JID.\nIf another device is lost, remove it: kith peers remove NAME --lost",
@@ -92,8 +94,9 @@ fn list_of(from: &Path, account: &AccountKey) -> Result<DeviceList> {
         ),
         _ => Error::io(&path, &e),
     })?;
-    DeviceList::parse_and_verify(&bytes, &account.id())
-        .map_err(|e| Error::new(Code::Damaged, format!("{}: {e}.", path.display()), "Take the store of another device."))
+    DeviceList::parse_and_verify(&bytes, &account.id()).map_err(|e| {
+        Error::new(Code::Damaged, format!("{}: {e}.", path.display()), "Take the store of another device.")
+    })
 }
 
 /// The root share: its folder's header says which, and the shelf is of it.

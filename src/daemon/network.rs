@@ -123,7 +123,11 @@ impl Online {
                     }
                     NetEvent::Unlisted(jid) => {
                         tracing::debug!("a new device of {}", printable(&jid));
-                        tokio::spawn(async move { daemon.look_at_contacts().await });
+                        tokio::spawn(async move {
+                            // It comes online first and shows its list then.
+                            tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+                            daemon.look_at_contacts().await;
+                        });
                     }
                     NetEvent::Letter(letter) => drop(daemon.letters.send(letter)),
                     NetEvent::BrokerDown(why) => drop(tell.send(Some(why))),
