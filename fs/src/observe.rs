@@ -1,6 +1,6 @@
 //! What an unlocked fs changed itself and has settled: durable first, then hashed. Records are made from this alone.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,8 @@ const IDLE: Duration = Duration::from_millis(1000);
 const FEW: usize = 3;
 /// How often what was to be made durable may be gone before it is left to the next observation.
 const TRIES: usize = 20;
+/// How often folders that changed while others were made durable are made so too, before it is done with all of them held.
+const ROUNDS: usize = 3;
 
 /// What changed and has settled. See [`Volume::observe`].
 #[derive(Clone, Debug, Default)]
@@ -91,7 +93,7 @@ impl Volume {
             return Ok(out);
         }
         let mut tries = TRIES;
-        let (files, folders) = loop {
+        let (files, mut folders) = loop {
             let settled = inner.settled(&dirty);
             match inner.make_durable(&settled.0, &settled.1) {
                 // Removed or renamed meanwhile: what is left is looked at again.
@@ -109,8 +111,31 @@ impl Volume {
         }
         let now: HashSet<FileId> = observed_files.iter().map(|(f, _)| f.file).collect();
         let mut tree = inner.tree.lock();
-        // A name that a file still being written took over: the folder waits for it, and with it all others, since
-        // what moved between folders must be seen in both at once.
+        // All folders are seen at one moment: what moved from one of them to one that changed only meanwhile would be in none,
+        // and recorded as deleted.
+        for round in 0.. {
+            let late = inner.changed_since(&tree, &folders);
+            if late.is_empty() {
+                break;
+            }
+            if round < ROUNDS {
+                drop(tree);
+                let done = inner.make_durable(&Vec::new(), &late);
+                tree = inner.tree.lock();
+                match done {
+                    Ok(()) => {}
+                    // Removed or renamed meanwhile.
+                    Err(e) if e.is_gone() => continue,
+                    Err(e) => return Err(e),
+                }
+            } else {
+                inner.sync_folders_now(&mut tree, &late)?;
+            }
+            let again: HashSet<u64> = late.iter().map(|(ino, _)| *ino).collect();
+            folders.retain(|(ino, _)| !again.contains(ino));
+            folders.extend(late);
+        }
+        // A name that a file still being written took over: the folder waits for it, and with it all others.
         let wait = folders.iter().any(|(ino, _)| inner.waits(&tree, *ino, &now));
         for (ino, changes) in folders.into_iter().filter(|_| !wait) {
             match inner.observe_folder(&mut tree, ino, &now) {
@@ -205,6 +230,17 @@ impl Inner {
             }
         }
         (files, folders)
+    }
+
+    /// Folders that differ from their records and are not in `seen` as they are now.
+    fn changed_since(&self, tree: &Tree, seen: &Changed<u64>) -> Changed<u64> {
+        let seen: HashMap<u64, u64> = seen.iter().copied().collect();
+        let dirty = self.dirty.lock();
+        let late = dirty.iter().filter_map(|ino| match tree.nodes.get(ino) {
+            Some(Node::Folder(folder)) if *ino == ROOT || folder.place.is_some() => Some((*ino, folder.changes)),
+            _ => None,
+        });
+        late.filter(|(ino, changes)| seen.get(ino) != Some(changes)).collect()
     }
 
     fn make_durable(&self, files: &Changed<Arc<FileNode>>, folders: &Changed<u64>) -> Result<()> {

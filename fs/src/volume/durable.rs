@@ -147,23 +147,32 @@ impl Inner {
 
     /// Makes the header of what was moved durable: it says where it belongs.
     pub fn sync_locator(&self, ino: u64) -> Result<()> {
-        let paths: Vec<PathBuf> = {
-            let tree = self.tree.lock();
-            match tree.nodes.get(&ino) {
-                Some(Node::File(_)) => tree.file_path(ino)?.into_iter().collect(),
-                Some(Node::Folder(folder)) => {
-                    let path = tree.folder_path(ino)?;
-                    folder.headers.iter().map(|(node, _)| path.join(folder::header_name(node))).collect()
-                }
-                None => Vec::new(),
-            }
-        };
-        for path in paths {
+        let headers = headers_of(&self.tree.lock(), ino)?;
+        for path in headers {
             match self.store.open(&path, false).and_then(|file| file.sync(false)) {
                 // It moved on, or is gone.
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
                 done => done.map_err(Error::io(&path))?,
             }
+        }
+        Ok(())
+    }
+
+    /// As [`Self::sync_folders`], with the locators of what moved into them, while nothing changes.
+    pub fn sync_folders_now(&self, tree: &mut Tree, folders: &[(u64, u64)]) -> Result<()> {
+        let mut due = Vec::new();
+        for (ino, _) in folders {
+            for moved in &tree.folder(*ino)?.moved {
+                for path in headers_of(tree, *moved)? {
+                    self.store.open(&path, false).and_then(|file| file.sync(false)).map_err(Error::io(&path))?;
+                }
+            }
+            self.due_of_folder(tree, *ino, &mut due)?;
+        }
+        self.sync_on_disk(&due)?;
+        note_synced(tree, due);
+        for (ino, _) in folders {
+            tree.folder_mut(*ino)?.moved.clear();
         }
         Ok(())
     }
@@ -200,6 +209,18 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Where the headers of a file or folder lie.
+fn headers_of(tree: &Tree, ino: u64) -> Result<Vec<PathBuf>> {
+    Ok(match tree.nodes.get(&ino) {
+        Some(Node::File(_)) => tree.file_path(ino)?.into_iter().collect(),
+        Some(Node::Folder(folder)) => {
+            let path = tree.folder_path(ino)?;
+            folder.headers.iter().map(|(node, _)| path.join(folder::header_name(node))).collect()
+        }
+        None => Vec::new(),
+    })
 }
 
 fn note_synced(tree: &mut Tree, due: Vec<Due>) {

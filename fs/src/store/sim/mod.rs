@@ -43,7 +43,11 @@ struct State {
     life: u64,
     clock: Nanos,
     syncs: u64,
+    meanwhile: Meanwhile,
 }
+
+/// What somebody else does while a folder is made durable, once.
+type Meanwhile = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
 fn error(code: i32) -> io::Error {
     io::Error::from_raw_os_error(code)
@@ -73,7 +77,13 @@ impl SimDisk {
             life: 0,
             clock: 1,
             syncs: 0,
+            meanwhile: Meanwhile::default(),
         })))
+    }
+
+    /// While a folder is made durable the next time.
+    pub fn meanwhile(&self, what: impl FnOnce() + Send + 'static) {
+        *self.0.lock().meanwhile.lock() = Some(Box::new(what));
     }
 
     /// How many fsyncs of files there were.
@@ -293,6 +303,11 @@ impl Store for SimDisk {
     }
 
     fn sync_folder(&self, path: &Path) -> io::Result<()> {
+        let meanwhile = self.0.lock().meanwhile.clone();
+        let meanwhile = meanwhile.lock().take();
+        if let Some(what) = meanwhile {
+            what();
+        }
         let mut state = self.step(self.life())?;
         let folder = state.find(path)?;
         state.sync_steps(folder);

@@ -117,3 +117,26 @@ fn mending_finds_what_a_recorded_folder_left_out() {
     reads(&volume, "/d/b");
     assert_eq!(volume.fsck(false, |_| ()).unwrap(), []);
 }
+
+/// While the folders that changed are made durable a file moves from one of them into one that had not changed: seen in
+/// neither, it was recorded as deleted, and the next session refused it where it lay.
+#[test]
+fn a_file_that_moves_during_an_observation_is_seen_where_it_went() {
+    let stage = Stage::new();
+    let volume = stage.open(true);
+    let from = volume.mkdir(ROOT, b"from", 0o700, Who::me()).unwrap().ino;
+    volume.mkdir(ROOT, b"to", 0o700, Who::me()).unwrap();
+    stage.put(&volume, from, "x");
+    stage.close(&volume);
+    let volume = stage.open(true);
+    let (from, to) = (find(&volume, "/from").unwrap(), find(&volume, "/to").unwrap());
+    stage.put(&volume, from, "y");
+    let other = volume.clone();
+    stage.disk.meanwhile(move || other.rename(from, b"x", to, b"x", Rename::NoReplace).unwrap());
+    let seen = volume.observe().unwrap();
+    assert_eq!(seen.folders.len(), 2, "both are seen at one moment");
+    stage.book.take(&seen);
+    volume.recorded(&seen);
+    stage.close(&volume);
+    reads(&stage.open(true), "/to/x");
+}
