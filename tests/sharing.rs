@@ -246,3 +246,49 @@ fn from_the_words_and_a_blind_store_everything_is_read_again() {
     new.umount();
     alice.umount();
 }
+
+#[test]
+fn shares_within_shares_are_on_all_devices_of_whoever_is_in_them() {
+    let broker = Prosody::start();
+    let (me, alice) = (user(&broker, "me", "me@localhost/a"), user(&broker, "alice", "alice@localhost/b"));
+    let desk = Device::new("desk");
+    join(&broker, &me, &desk, "me@localhost/desk", false, false);
+    desk.mount();
+    let outer = me.mountpoint().join("outer");
+    let inner = outer.join("inner");
+    fs::create_dir_all(&inner).unwrap();
+    fs::write(inner.join("deep"), "1").unwrap();
+    fs::write(outer.join("top"), "1").unwrap();
+    me.kith(&["share", inner.to_str().unwrap(), "alice@localhost"]);
+    me.kith(&["share", outer.to_str().unwrap(), "alice@localhost", "--role", "reader"]);
+    let invited = |title: &str| {
+        let mut share = String::new();
+        until("the invitation came", 60, || {
+            let all: serde_json::Value = serde_json::from_str(&alice.kith(&["--json", "invites"])).unwrap();
+            let mut all = all["invitations"].as_array().unwrap().iter();
+            let found = all.find(|i| i["title"] == title).map(|i| i["share"].as_str().unwrap().to_owned());
+            share = found.unwrap_or_default();
+            !share.is_empty()
+        });
+        share
+    };
+    for title in ["inner", "outer"] {
+        alice.kith(&["accept", &invited(title)]);
+    }
+    let at = alice.mountpoint().join("Shared/me@localhost");
+    until("alice has both", 60, || reads(&at.join("inner/deep"), "1") && reads(&at.join("outer/top"), "1"));
+    until("so has the desk", 60, || {
+        reads(&desk.mountpoint().join("outer/inner/deep"), "1") && reads(&desk.mountpoint().join("outer/top"), "1")
+    });
+    fs::write(at.join("inner/deep"), "2").unwrap();
+    fs::write(desk.mountpoint().join("outer/top"), "2").unwrap();
+    until("edits go everywhere", 60, || {
+        [&me, &desk].iter().all(|d| {
+            reads(&d.mountpoint().join("outer/inner/deep"), "2") && reads(&d.mountpoint().join("outer/top"), "2")
+        }) && reads(&at.join("outer/top"), "2")
+    });
+    assert!(fs::write(at.join("outer/top"), "3").is_err(), "read-only, but not what is within");
+    for d in [&me, &desk, &alice] {
+        d.umount();
+    }
+}

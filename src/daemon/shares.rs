@@ -446,7 +446,8 @@ impl Daemon {
 
 /// Runs as long as the daemon does.
 pub async fn keep(daemon: Arc<Daemon>) {
-    let mut hashes: BTreeMap<ShareId, ([u8; 32], [u8; 32])> = BTreeMap::new();
+    // Of what runs, and what was known of it when it was last tended.
+    let mut hashes: BTreeMap<ShareId, (usize, [u8; 32], [u8; 32])> = BTreeMap::new();
     let mut contacts = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -457,7 +458,8 @@ pub async fn keep(daemon: Arc<Daemon>) {
         daemon.follow().await;
         daemon.spread();
         for running in daemon.set.all() {
-            let now = (running.replica.circle().borrow().hash(), running.replica.shelf().borrow().hash());
+            let (circle, shelf) = (running.replica.circle().borrow().hash(), running.replica.shelf().borrow().hash());
+            let now = (Arc::as_ptr(&running) as usize, circle, shelf);
             let waits = daemon.set.outdated.lock().contains_key(&running.share);
             if hashes.get(&running.share) == Some(&now) && !waits {
                 continue;
