@@ -208,13 +208,21 @@ impl Daemon {
         let contact = self.with_contacts(|c| c.by_account(&invited.account).cloned()).ok()??;
         let list = contact.devices().ok()?;
         let up: Vec<DeviceId> = self.up.lock().iter().copied().collect();
+        let mut nameless = None;
         for peer in up.into_iter().filter(|peer| list.get(peer).is_some()) {
             match self.shares.invitation(peer, invited.share).await {
-                Ok(came) => return Some(Offer { title: came.title, circle: came.circle, shelf: came.shelf }),
+                Ok(came) => {
+                    let offer = Offer { title: came.title, circle: came.circle, shelf: came.shelf };
+                    // A blind device knows no name.
+                    if !offer.title.is_empty() {
+                        return Some(offer);
+                    }
+                    nameless = Some(offer);
+                }
                 Err(e) => tracing::info!("an invitation: {e}"),
             }
         }
-        None
+        nameless
     }
 }
 

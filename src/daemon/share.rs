@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use fs::volume::{OpenOptions, Volume};
 use keymgr::circle::Circle;
@@ -23,6 +24,8 @@ pub fn place(store: &Path, share: ShareId) -> PathBuf {
     store.join("shares").join(share.to_string())
 }
 
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
 /// How a share is opened.
 pub struct Opening<'a> {
     /// The folder of the share: the store itself for the root share.
@@ -43,6 +46,8 @@ pub struct Opening<'a> {
 }
 
 pub struct Running {
+    /// No other that ever ran has it.
+    pub serial: u64,
     pub share: ShareId,
     pub parent: Option<ShareId>,
     pub replica: Replica,
@@ -94,8 +99,16 @@ impl Running {
             // The list is empty before the first change of this session, durably.
             volume.list_emptied().map_err(|e| told(&e))?;
         }
-        let running =
-            Self { share, parent, replica, volume, ears, observing: Arc::default(), recorder: Mutex::default() };
+        let running = Self {
+            serial: NEXT.fetch_add(1, Ordering::Relaxed),
+            share,
+            parent,
+            replica,
+            volume,
+            ears,
+            observing: Arc::default(),
+            recorder: Mutex::default(),
+        };
         Ok((running, keys))
     }
 

@@ -447,7 +447,8 @@ impl Daemon {
 /// Runs as long as the daemon does.
 pub async fn keep(daemon: Arc<Daemon>) {
     // Of what runs, and what was known of it when it was last tended.
-    let mut hashes: BTreeMap<ShareId, (usize, [u8; 32], [u8; 32])> = BTreeMap::new();
+    let mut hashes: BTreeMap<ShareId, (u64, [u8; 32], [u8; 32])> = BTreeMap::new();
+    let mut titled: BTreeSet<u64> = BTreeSet::new();
     let mut contacts = Instant::now();
     loop {
         tokio::time::sleep(LOOK).await;
@@ -459,16 +460,22 @@ pub async fn keep(daemon: Arc<Daemon>) {
         daemon.spread();
         for running in daemon.set.all() {
             let (circle, shelf) = (running.replica.circle().borrow().hash(), running.replica.shelf().borrow().hash());
-            let now = (Arc::as_ptr(&running) as usize, circle, shelf);
+            let now = (running.serial, circle, shelf);
             let waits = daemon.set.outdated.lock().contains_key(&running.share);
+            // Its junction may be known a moment later only.
+            if !titled.contains(&running.serial) {
+                let (this, share) = (daemon.clone(), running.clone());
+                let title = tokio::task::spawn_blocking(move || this.title(&share)).await.unwrap_or_default();
+                if !title.is_empty() {
+                    running.replica.set_title(&title);
+                    titled.insert(running.serial);
+                }
+            }
             if hashes.get(&running.share) == Some(&now) && !waits {
                 continue;
             }
             let (this, share) = (daemon.clone(), running.clone());
-            let tended = tokio::task::spawn_blocking(move || {
-                share.replica.set_title(&this.title(&share));
-                this.tend(&share, false)
-            });
+            let tended = tokio::task::spawn_blocking(move || this.tend(&share, false));
             match tended.await {
                 Ok(Ok(())) => drop(hashes.insert(running.share, now)),
                 Ok(Err(e)) => running.replica.notice(e.to_string()),
