@@ -47,11 +47,7 @@ impl Daemon {
             }),
             (_, false) => Ok(path),
             (None, true) => {
-                return Err(Error::new(
-                    Code::NotRunning,
-                    "The vault is not mounted.",
-                    "Mount it: kith mount MOUNTPOINT",
-                ));
+                Err(Error::new(Code::NotRunning, "The vault is not mounted.", "Mount it: kith mount MOUNTPOINT"))
             }
         }
     }
@@ -211,12 +207,10 @@ impl Daemon {
         // No observation may be on its way to the records.
         let observing = within.observing.lock();
         let committed = carving.commit(|| {
-            let open = || {
-                let running = self.open_share(share, within.share, None, session, false)?.ok_or_else(interrupted)?;
-                self.begin_share(&running, false)?;
-                Ok(running)
-            };
-            began = open();
+            let opened = self.open_share(share, within.share, None, session, false);
+            began = opened
+                .and_then(|running| running.ok_or_else(interrupted))
+                .and_then(|running| self.begin_share(&running, false).map(|()| running));
         });
         drop(observing);
         committed.map_err(|e| match e {
