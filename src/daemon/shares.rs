@@ -28,6 +28,8 @@ const RARELY: Duration = Duration::from_secs(60);
 const TURN: Duration = Duration::from_secs(20);
 /// How often contacts' device lists are read.
 const CONTACTS: Duration = Duration::from_secs(600);
+/// How long folders that became shares, or were shares that this account left, are kept in `versions/trash/`.
+const TRASH: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// What is known of the shares beside what runs.
 #[derive(Default)]
@@ -348,17 +350,14 @@ impl Daemon {
         }
     }
 
-    /// The folder of a share that was left is deleted at the next start.
+    /// The folder of a share that was left goes to `versions/trash/`, with its keys kept: it may hold what nobody else has.
     pub fn put_away(&self, share: ShareId) -> Result<()> {
-        let from = place(&self.store, share);
-        let to = from.with_extension("new");
-        match std::fs::rename(&from, &to) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(&from, &e)),
-            _ => {}
+        let (from, trash) = (place(&self.store, share), self.store.join("versions/trash"));
+        std::fs::create_dir_all(&trash).map_err(|e| Error::io(&trash, &e))?;
+        match std::fs::rename(&from, trash.join(format!("{share}-left-{}", crate::vault::now()))) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(&from, &e)),
+            _ => Ok(()),
         }
-        let mut keyring = self.keyring.lock();
-        keyring.shares.retain(|keys| keys.share() != share);
-        self.vault.save(&keyring).map_err(|e| crate::vault::told(&self.store, e))
     }
 
     /// Begins a share whose junction is there: from its folder, or with what a device that is here gives.
@@ -450,6 +449,14 @@ pub async fn keep(daemon: Arc<Daemon>) {
     let mut hashes: BTreeMap<ShareId, (u64, [u8; 32], [u8; 32])> = BTreeMap::new();
     let mut titled: BTreeSet<u64> = BTreeSet::new();
     let mut contacts = Instant::now();
+    if let Some(volume) = daemon.set.get(daemon.root).and_then(|running| running.volume.clone())
+        && !daemon.read_only
+    {
+        let emptied = tokio::task::spawn_blocking(move || volume.empty_trash(TRASH)).await;
+        if let Ok(Err(e)) = emptied {
+            tracing::warn!("old folders of shares could not be removed: {e}");
+        }
+    }
     loop {
         tokio::time::sleep(LOOK).await;
         if contacts.elapsed() > CONTACTS {
