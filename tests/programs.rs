@@ -46,7 +46,7 @@ fn cargo_builds_a_crate() {
     let d = shared("cargo");
     let cargo = env!("CARGO");
     d.script(
-        "cd \"$1\"; export CARGO_HOME=$2
+        "cd \"$1\"; export CARGO_HOME=$2 RUSTC=${3%/*}/rustc
          $3 new -q --vcs none hello; cd hello
          $3 build -q --offline; ./target/debug/hello | grep -q Hello
          $3 build --offline 2>&1 | grep -v Compiling | grep Finished >/dev/null
@@ -56,7 +56,7 @@ fn cargo_builds_a_crate() {
     );
     remount(&d);
     d.script(
-        "cd \"$1/hello\"; export CARGO_HOME=$2; $3 build --offline 2>&1 | grep Finished >/dev/null; ./target/debug/hello | grep -q Good-bye",
+        "cd \"$1/hello\"; export CARGO_HOME=$2 RUSTC=${3%/*}/rustc; $3 build --offline 2>&1 | grep Finished >/dev/null; ./target/debug/hello | grep -q Good-bye",
         &[d.mountpoint().as_os_str(), d.path("cargo").as_os_str(), cargo.as_ref()],
     );
     end(&d);

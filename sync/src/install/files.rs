@@ -10,6 +10,7 @@ use keymgr::ids::Locator;
 use keymgr::root::LOCATOR;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags};
 use nix::sys::time::TimeSpec;
+use xattr::FileExt as _;
 
 use super::beneath::{beneath, exists, mtime, open_in, rename, sync, unlink};
 use super::kept::Found;
@@ -18,6 +19,24 @@ use crate::bodies::groups_of_open;
 use crate::engine::{EntryId, Spot};
 use crate::record::Content;
 use crate::scan::Clear;
+
+/// Where else a file with several names belongs, beside the place that its header says (kith-store(5)).
+const OTHERS: &str = "user.kith.locators";
+
+fn put_others(file: &File, at: &[(Spot, Locator)]) -> io::Result<()> {
+    let mut others: Vec<_> = at.iter().skip(1).map(|(_, locator)| *locator.as_bytes()).collect();
+    others.sort_unstable();
+    others.dedup();
+    let done = match others.is_empty() {
+        true => file.remove_xattr(OTHERS),
+        false => file.set_xattr(OTHERS, others.as_flattened()),
+    };
+    match done {
+        // There was none; or a disk without attributes, where the records alone say it.
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENODATA | libc::EOPNOTSUPP)) => Ok(()),
+        done => done,
+    }
+}
 
 impl Work<'_> {
     /// A body to all its names; what is there goes to versions.
@@ -87,6 +106,7 @@ impl Work<'_> {
         self.bring(&place.dir, &aside, content)?;
         let file = File::from(beneath(&place.dir, Path::new(&aside), OFlag::O_WRONLY | OFlag::O_NONBLOCK)?);
         file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
+        put_others(&file, at)?;
         self.dress(&made, *attrs_for, attrs)?;
         for (spot, _) in at {
             self.name(spot, *attrs_for, attrs)?;
@@ -161,6 +181,7 @@ impl Work<'_> {
                 return Err(Stop::Refused);
             }
             file.write_all_at(locator.as_bytes(), LOCATOR.start as u64)?;
+            put_others(&file, to)?;
             nix::sys::stat::futimens(&file, &TimeSpec::UTIME_OMIT, &time)?;
         }
         if let ([only], [(target, _)]) = (from, to) {
