@@ -7,6 +7,10 @@ use super::tree::{Entry, Node, Place, ROOT, Tree};
 use super::{Inner, Volume};
 use crate::format::{folder, name};
 
+/// Up to so many folders are made durable one by one while nothing changes, more of them by one syncfs: each has a way of
+/// others above it.
+const FEW: usize = 8;
+
 /// A folder whose entries, and maybe headers, have to be made durable.
 pub(crate) struct Due {
     ino: u64,
@@ -160,6 +164,16 @@ impl Inner {
 
     /// As [`Self::sync_folders`], with the locators of what moved into them, while nothing changes.
     pub fn sync_folders_now(&self, tree: &mut Tree, folders: &[(u64, u64)]) -> Result<()> {
+        if folders.len() > FEW {
+            self.store.sync_all().map_err(Error::io(std::path::Path::new("")))?;
+            tree.synced = tree.seq();
+            for (ino, _) in folders {
+                let folder = tree.folder_mut(*ino)?;
+                folder.new_header = false;
+                folder.moved.clear();
+            }
+            return Ok(());
+        }
         let mut due = Vec::new();
         for (ino, _) in folders {
             for moved in &tree.folder(*ino)?.moved {
